@@ -1,0 +1,1 @@
+"""The processor's branch monitoring unit: registers, counters, predictor, last-branch records."""

@@ -1,0 +1,1 @@
+"""Where retired branches come from: live programs (stepped, translated) and recorded traces."""
