@@ -1,0 +1,1 @@
+"""Text of ``perf script`` to traces: see :func:`branchmon.traces.importers.text.import_text`."""
