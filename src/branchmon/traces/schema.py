@@ -78,6 +78,9 @@ class RowKind(IntEnum):
     :class:`GapReason`), and whatever else is known (``detail``, ``lines``). Thread 0: all threads."""
     TRIP = 22
     """The live unit tripped near here. Note: ``number``, ``events`` (names), ``ip``, ``window``, ``status``."""
+    NAMES = 23
+    """Names of functions that the input told, where there may be no file to look them up in. Note: ``pid``,
+    ``names``: list of [address of the function's start, name, module]."""
     END = 31
     """The recording ended in good order. Note: ``rows``, ``branches``, ``warnings`` (sentences)."""
 

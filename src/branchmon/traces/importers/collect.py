@@ -6,6 +6,8 @@ from branchmon.traces.schema import RowKind
 from branchmon.traces.writer import TraceWriter
 
 _PENDING = 4096
+MAX_NAMES = 1 << 17
+"""Names beyond are not kept."""
 
 
 class Collector:
@@ -22,6 +24,9 @@ class Collector:
         self._times: list[int] = []
         self._columns: tuple[list[int], ...] = tuple([] for _ in range(6))
         self.branches = 0
+        self._named: set[tuple[int, int]] = set()
+        self._names: dict[tuple[int, int], list[list[Any]]] = {}
+        self._unwritten = 0
 
     def at(self, time: int | None) -> int:
         """The trace's time of `time`; the latest one where the input has none."""
@@ -50,6 +55,21 @@ class Collector:
         """An event, at the time last given to :meth:`at`."""
         self.flush()
         self._writer.event(self._now, kind, tid, note)
+
+    def name(self, pid: int, tid: int, start: int, name: str, module: str) -> None:
+        """A function's name that the input tells; written once."""
+        if (pid, start) not in self._named and len(self._named) < MAX_NAMES:
+            self._named.add((pid, start))
+            self._names.setdefault((pid, tid), []).append([start, name, module])
+            self._unwritten += 1
+            if self._unwritten >= _PENDING:
+                self.write_names()
+
+    def write_names(self) -> None:
+        """Write the names gathered since the last call."""
+        for (pid, tid), names in self._names.items():
+            self.event(RowKind.NAMES, tid, {"pid": pid, "names": names})
+        self._names, self._unwritten = {}, 0
 
     def flush(self) -> None:
         """Hand over what was gathered."""

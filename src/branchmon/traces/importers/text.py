@@ -145,6 +145,7 @@ class _Import:
             else:
                 result.ignored[what] += 1
         self._trace.close()
+        self._out.write_names()
         self._out.flush()
         self._finish()
         self._writer.close(self._out.now, **result.note())
@@ -167,6 +168,10 @@ class _Import:
         if isinstance(line, ps.BranchLine):
             self._meet(line.header)
             self._counted = self._counted or line.instructions > 0
+            for side in (line.source, line.target):
+                if side.symbol and 0 < side.address < ps.KERNEL:
+                    start = max(0, side.address - side.offset)
+                    self._out.name(line.header.pid, line.header.tid, start, side.symbol, side.dso)
             what = self._trace.line(line)
             if what == "gap":
                 self.result.reasons[GapReason.DISCONTINUITY] += 1

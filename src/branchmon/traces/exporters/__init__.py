@@ -1,0 +1,1 @@
+"""Traces for other programs: Perfetto and Chrome, speedscope, CSV, Parquet. (Arrow it is already.)"""
