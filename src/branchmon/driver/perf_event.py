@@ -160,6 +160,11 @@ class PerfEvent:
             nanoseconds += child._enabled_ns
         return Reading(value, nanoseconds, nanoseconds, self.id)
 
+    def read_own(self) -> Reading:
+        """Trips and times of this event's own task alone."""
+        self.keep_time()
+        return Reading(self.trips, self._enabled_ns, self._enabled_ns, self.id)
+
     def highest_count(self) -> int:
         """The highest count a window of this event reached, in any task, trips included."""
         return max([self.pmu.highest(self), *(self.pmu.highest(child) for child in self.children)])
