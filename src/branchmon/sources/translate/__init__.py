@@ -1,0 +1,1 @@
+"""The fast exact source: a binary translator that drives the program from outside its process."""
