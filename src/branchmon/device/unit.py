@@ -1,6 +1,6 @@
 """One branch monitoring unit: its registers as software sees them, fed with retired instructions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableSequence
 
 from branchmon.device import counters as c
 from branchmon.device.counters import COUNTERS, advance, new_state, retire
@@ -61,7 +61,7 @@ class Unit:
         self.strict = strict
         self.state: list[int] = new_state()
         """As laid out in :mod:`branchmon.device.counters`. Sources that count elsewhere write it before a trip."""
-        self.predictor: list[int] = new_predictor()
+        self.predictor: MutableSequence[int] = new_predictor()
         self.lbr = LbrStack()
         self.always_lbr = False
         """Record last branches even when lbr_freeze is 0: set by who wants evidence."""
@@ -194,6 +194,10 @@ class Unit:
         self._blind = True
         if self._predicts:
             forget(self.predictor)
+
+    def unpredicted(self) -> None:
+        """Branches retired that the predictor was not shown, for sources that count elsewhere."""
+        self._blind = True
 
     def inherit(self, parent: "Unit") -> None:
         """A new task starts with its maker's predictor; counts and last branches are its own."""
