@@ -109,12 +109,9 @@ def make_parser(name: str, module: ModuleType) -> Parser:
     class Formatter(RawDescriptionRichHelpFormatter):
         text_markup = help_markup = False
 
-    parser = Parser(
-        prog=f"branchmon {name}",
-        description=(module.__doc__ or "").strip(),
-        formatter_class=Formatter,
-        allow_abbrev=False,
-    )
+    text = (module.__doc__ or "").strip("
+")
+    parser = Parser(prog=f"branchmon {name}", description=text, formatter_class=Formatter, allow_abbrev=False)
     module.add_arguments(parser)
     return parser
 

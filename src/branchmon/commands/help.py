@@ -1,4 +1,4 @@
-"""
+"""examples:
   branchmon help                  the commands
   branchmon help stat             one command
   branchmon help counters-taken   a message, by the word in its brackets

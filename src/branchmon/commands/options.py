@@ -39,7 +39,7 @@ class Targets:
             session.attach(pids=self.pids, tids=self.tids)
 
 
-# ---- adding them to a parser -------------------------------------------------------------------------------------------
+# ---- adding them to a parser ----------------------------------------------------------------------------------------
 
 
 def add_events(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +72,7 @@ def add_driver(parser: argparse.ArgumentParser) -> None:
 
 
 def add_targets(parser: argparse.ArgumentParser) -> None:
-    """``-p``, ``-t``, ``--no-inherit``, ``--kill-on-exit`` and ``-- PROGRAM ARGUMENTS``; ``-a`` and ``-C`` to refuse."""
+    """``-p``, ``-t``, ``--no-inherit``, ``--kill-on-exit``, ``-- PROGRAM ARGUMENTS``; what is refused: ``-a``, ``-c``, …"""
     parser.add_argument("-p", "--pid", dest="pids", action="append", default=[], metavar="PID[,PID]",
                         help="attach to running processes, all their threads")  # fmt: skip
     parser.add_argument("-t", "--tid", dest="tids", action="append", default=[], metavar="TID[,TID]",
@@ -93,7 +93,7 @@ class _SystemWide(argparse.Action):
 
     def __call__(self, parser: object, namespace: object, values: object, option_string: str | None = None) -> None:
         raise UnsupportedError(
-            f"{option_string}: the unit is saved and restored with a task, it cannot watch a CPU or the whole system (EINVAL)",
+            f"{option_string}: the unit goes with a task, it cannot watch a CPU or the whole system (EINVAL)",
             slug="no-task",
             remedy="name a program to run, or processes by -p PID",
         )
@@ -110,7 +110,7 @@ class _Sampling(argparse.Action):
         )
 
 
-# ---- reading them ------------------------------------------------------------------------------------------------------
+# ---- reading them ---------------------------------------------------------------------------------------------------
 
 
 def requests(arguments: argparse.Namespace) -> list[EventRequest]:
