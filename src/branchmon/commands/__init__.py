@@ -109,8 +109,7 @@ def make_parser(name: str, module: ModuleType) -> Parser:
     class Formatter(RawDescriptionRichHelpFormatter):
         text_markup = help_markup = False
 
-    text = (module.__doc__ or "").strip("
-")
+    text = (module.__doc__ or "").strip("\n")
     parser = Parser(prog=f"branchmon {name}", description=text, formatter_class=Formatter, allow_abbrev=False)
     module.add_arguments(parser)
     return parser

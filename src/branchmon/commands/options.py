@@ -72,7 +72,7 @@ def add_driver(parser: argparse.ArgumentParser) -> None:
 
 
 def add_targets(parser: argparse.ArgumentParser) -> None:
-    """``-p``, ``-t``, ``--no-inherit``, ``--kill-on-exit``, ``-- PROGRAM ARGUMENTS``; what is refused: ``-a``, ``-c``, …"""
+    """``-p``, ``-t``, ``--no-inherit``, ``--kill-on-exit``, ``-- PROGRAM ARGUMENTS``; refusals of ``-a``, ``-c``, …"""
     parser.add_argument("-p", "--pid", dest="pids", action="append", default=[], metavar="PID[,PID]",
                         help="attach to running processes, all their threads")  # fmt: skip
     parser.add_argument("-t", "--tid", dest="tids", action="append", default=[], metavar="TID[,TID]",
