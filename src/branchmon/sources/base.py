@@ -202,16 +202,20 @@ class LiveSource(Protocol):
         """
         ...
 
-    def attach(self, pid: int) -> list["Task"]:
+    def attach(self, pid: int, *, interrupted: Callable[[], None] | None = None) -> list["Task"]:
         """Follow a running process: all threads, and what they start later. Tasks are stopped until :meth:`run`.
 
+        :param interrupted: called once the tasks have been told to stop (PTRACE_INTERRUPT), before their stops are
+            waited for: for a caller that holds one of them inside a system call, and lets it go there.
         :raises TargetError: no such process, no permission, already traced, 32-bit.
         """
         ...
 
-    def attach_task(self, tid: int) -> "Task":
+    def attach_task(self, tid: int, *, interrupted: Callable[[], None] | None = None) -> "Task":
         """Follow one thread (``-t``), and what it starts; a source that must take the whole process does so, and
         leaves the others unmonitored.
+
+        :param interrupted: as for :meth:`attach`.
         """
         ...
 
@@ -231,7 +235,7 @@ class LiveSource(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Make :meth:`run` return soon. Callable from any thread and from signal handlers."""
+        """Make :meth:`run` return soon, the next one if none is active. From any thread and from signal handlers."""
         ...
 
     def sync(self) -> None:
