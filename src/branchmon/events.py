@@ -25,8 +25,8 @@ class BranchKind(IntEnum):
     INDIRECT_CALL = 6
     """Near ``call`` through a register or memory."""
     FAR = 7
-    """Far branch: ``syscall``, ``sysenter``, ``int n``, ``int3``, ``int1``, ``into``, ``iret``, far ``call``/``jmp``/``ret``
-    (SPEC section 1, reading 5)."""
+    """Far branch: ``syscall``, ``sysenter``, ``int n``, ``int3``, ``int1``, ``into``, ``iret``, far ``call``, ``jmp``
+    and ``ret``."""
 
 
 class Branch(NamedTuple):
@@ -45,7 +45,7 @@ class Branch(NamedTuple):
     size: int
     """Length of the branch instruction in bytes (1-15); 0 where a recording does not tell."""
     target: int
-    """Address of the next instruction the task executes in user mode (for FAR: where it goes on, usually source + size)."""
+    """Address of the instruction that the task executes next in user mode (for FAR usually source + size)."""
 
 
 class BmEvent(IntEnum):

@@ -9,6 +9,7 @@ Source: Intel SDM vol. 4, MSRs 350H-355H; SPEC section 1 and its numbered readin
 
 from collections.abc import MutableSequence
 
+from branchmon.device.registers import WINDOW_SIZE_MAX
 from branchmon.events import BmEvent, BranchKind, WindowClass
 
 # The unit's state, one integer a field. MSR_BR_DETECT_CTRL:
@@ -88,7 +89,7 @@ def retire(s: MutableSequence[int], kind: int, mispredicted: int) -> int:
                     if kind == _RETURN:
                         if count < BIAS_MAX:
                             count += 1
-                    elif (kind == _CALL or kind == _INDIRECT_CALL) and count > BIAS_MIN:
+                    elif kind in (_CALL, _INDIRECT_CALL) and count > BIAS_MIN:
                         count -= 1
                 elif event == _FAR_BRANCH:
                     if kind == _FAR and count < SATURATION:
@@ -99,7 +100,7 @@ def retire(s: MutableSequence[int], kind: int, mispredicted: int) -> int:
                     elif event == _BRANCH_MISP:
                         own = kind != _FAR  # a far branch is not predicted
                     else:
-                        own = kind == _INDIRECT_JUMP or kind == _INDIRECT_CALL
+                        own = kind in (_INDIRECT_JUMP, _INDIRECT_CALL)
                     if own:
                         if mispredicted != 0:
                             if count < SATURATION:
@@ -114,9 +115,10 @@ def retire(s: MutableSequence[int], kind: int, mispredicted: int) -> int:
         select == _BY_INSTRUCTIONS
         or (select == _BY_BRANCHES and kind != _PLAIN)
         or (select == _BY_RETURNS and kind == _RETURN)
-        or (select > _BY_RETURNS and (kind == _INDIRECT_JUMP or kind == _INDIRECT_CALL))
+        or (select > _BY_RETURNS and kind in (_INDIRECT_JUMP, _INDIRECT_CALL))
     ):
-        s[WINDOW] += 1
+        # The field has no more bits; it gets there only if software writes it.
+        s[WINDOW] = min(s[WINDOW] + 1, WINDOW_SIZE_MAX)
     enabled = 0
     met = 0
     for c in COUNTERS:
@@ -142,49 +144,40 @@ def advance(s: MutableSequence[int], instructions: int) -> int:
     """Retire up to `instructions` that are not branches; how many retired before, and with, the first trip.
 
     Equal to so many calls of :func:`retire` with kind 0, in constant time: between two branches the counts move only
-    where a window ends. If the result is short of `instructions`, or ``EVENT`` became set, the last one tripped.
+    where a window ends. If ``EVENT`` became set, the last one counted in the result tripped; else the result is
+    `instructions`.
     """
     if instructions <= 0:
         return 0
     if s[MONITORING] == 0 or s[EVENT] != 0:
         return instructions
-    # The first instruction, and the first of a new window, can trip and can end a window: take those singly.
-    done = 0
-    for _ in range(2):
-        done += 1
-        before = s[WINDOWS]
-        if retire(s, _PLAIN, 0) != 0:
-            return done
+    # The first instruction can trip, by a count that a register write left at its threshold.
+    windows = s[WINDOWS]
+    if retire(s, _PLAIN, 0) != 0 or instructions == 1:
+        return 1
+    done = 1
+    if s[WINDOWS] == windows:
+        # Counts stay as they are to the window's end, so no trip before it.
+        if s[WINDOW_SELECT] != _BY_INSTRUCTIONS:
+            return instructions
+        to_end = s[WINDOW_SIZE] - s[WINDOW]
+        if instructions - done < to_end:
+            s[WINDOW] += instructions - done
+            return instructions
+        s[WINDOW] += to_end - 1
+        retire(s, _PLAIN, 0)
+        done += to_end
         if done == instructions:
             return done
-        if s[WINDOWS] == before:
-            # Counts stay as they are to the window's end, so no trip before it.
-            if s[WINDOW_SELECT] != _BY_INSTRUCTIONS:
-                return instructions
-            to_end = s[WINDOW_SIZE] - s[WINDOW]
-            rest = instructions - done
-            if rest < to_end:
-                s[WINDOW] += rest
-                return instructions
-            # Up to the window's last instruction; that one ends it.
-            s[WINDOW] += to_end - 1
-            done += to_end - 1
-            retire(s, _PLAIN, 0)
-            done += 1
-            if done == instructions:
-                return done
-    # Here a window has just ended and the counts are clear. One more decides whether clear counts trip.
+    # A window has just ended and the counts are clear. One more instruction decides whether clear counts trip.
     if retire(s, _PLAIN, 0) != 0:
         return done + 1
-    done += 1
-    rest = instructions - done
+    rest = instructions - done - 1
     if s[WINDOW_SELECT] != _BY_INSTRUCTIONS:
         if s[WINDOW_SIZE] == 0:
             s[WINDOWS] += rest
         return instructions
-    size = s[WINDOW_SIZE]
-    if size < 1:
-        size = 1
+    size = max(s[WINDOW_SIZE], 1)  # 0 clears after every instruction, and so does 1
     moved = s[WINDOW] + rest
     s[WINDOWS] += moved // size
     s[WINDOW] = moved % size

@@ -6,8 +6,8 @@ Real predictors are secret (SPEC section 1, reading 6). Ours:
   predicted to go to the newest entry, which it pops. Overflow overwrites the oldest entry; underflow meets what
   stands there from before. An entry never written is 0 (*empty*), so a return without any call is mispredicted. A call
   to the very next instruction (``call 1f; 1: pop``) pushes nothing, as in real processors. An entry can be
-  :data:`UNKNOWN`: the call was made before we looked (attach, or monitoring switched on late); a return that meets it is
-  not judged and counts as predicted.
+  :data:`UNKNOWN`: the call was made before we looked (attach, or monitoring switched on late); a return that meets it
+  is not judged and counts as predicted.
 * **Target cache** for near indirect jumps and calls: :data:`TARGETS` entries without tags, each the last target, found
   by the branch's address mixed with the history of recent indirect targets.
 * **Direction predictor** for conditional branches: :data:`DIRECTIONS` two-bit counters (start: 1, weakly not taken),
@@ -86,12 +86,12 @@ def predict(p: MutableSequence[int], kind: int, taken: int, source: int, size: i
         p[TOP] = (top - 1) & (RETURN_STACK - 1)
         wrong = 1 if predicted != target and predicted != UNKNOWN else 0
     else:
-        if kind == _INDIRECT_JUMP or kind == _INDIRECT_CALL:
+        if kind in (_INDIRECT_JUMP, _INDIRECT_CALL):
             i = TARGET_CACHE + ((source ^ (source >> 10) ^ p[PATH]) & (TARGETS - 1))
             wrong = 1 if p[i] != target else 0
             p[i] = target
             p[PATH] = ((p[PATH] << 3) ^ target ^ (target >> 5)) & (TARGETS - 1)
-        if (kind == _CALL or kind == _INDIRECT_CALL) and (target != source + size):
+        if kind in (_CALL, _INDIRECT_CALL) and target != source + size:
             top = (p[TOP] + 1) & (RETURN_STACK - 1)
             p[TOP] = top
             p[STACK + top] = source + size if size != 0 else UNKNOWN

@@ -53,8 +53,8 @@ class Unit:
 
     :param strict: a threshold below 2 is #GP, as the manual also says (SPEC section 1, reading 3).
 
-    ``pmi`` is called at each trip while EnExcept is set: with the unit, at the instruction that tripped, before anything
-    else retires. It is software's interrupt handler; until it (or someone) clears STATUS, nothing more is signalled.
+    ``pmi`` is called at each trip while EnExcept is set: with the unit, at the instruction that tripped, before
+    anything else retires. It is software's interrupt handler; until STATUS is cleared, nothing more is signalled.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -69,7 +69,7 @@ class Unit:
         """Run the predictor though no counter asks for it: set by who wants the total of mispredictions."""
         self.pmi: Callable[[Unit], None] | None = None
         self.totals: list[int] = [0] * TOTALS_SIZE
-        """What retired while monitoring was on: by BranchKind; [0] all instructions, [8] mispredicted, [9] not taken."""
+        """What retired while monitored: by BranchKind; [0] all instructions, [8] mispredicted, [9] not taken."""
         self.ip = 0
         """Address of the branch that retired last (that of a trip, when a branch tripped)."""
         self._predicts = False
@@ -151,21 +151,20 @@ class Unit:
 
     def retire_plain(self, instructions: int) -> None:
         """Retire so many instructions that are not branches, with every trip among them."""
-        if not self.monitoring:
-            return
-        self.totals[INSTRUCTIONS] += instructions
-        while instructions > 0:
+        while instructions > 0 and self.monitoring:  # the interrupt handler may switch it off
             blocked = self.state[c.EVENT]
-            instructions -= advance(self.state, instructions)
+            retired = advance(self.state, instructions)
+            self.totals[INSTRUCTIONS] += retired
+            instructions -= retired
             if self.state[c.EVENT] and not blocked:
                 self.trip()
 
     def retire(self, gap: int, kind: int, taken: int, source: int, size: int, target: int) -> None:
         """Retire `gap` plain instructions and then one branch: the fields of :class:`branchmon.events.Branch`."""
-        if not self.monitoring:
-            return
         if gap:
             self.retire_plain(gap)
+        if not self.monitoring:
+            return
         totals = self.totals
         totals[INSTRUCTIONS] += 1
         totals[kind] += 1

@@ -32,11 +32,17 @@ SPECS: dict[str, AttributeSpec] = {
         AttributeSpec("threshold", 0, 127, 127, "count at which the unit trips"),
         AttributeSpec("lbr_freeze", 0, 1, 0, "record last branches and freeze them at a trip"),
         AttributeSpec("guest_disable", 0, 1, 0, "no monitoring in guests (no effect here)"),
-        AttributeSpec("window_cnt_sel", 0, 3, 0, "window counts: 0 instructions, 1 branches, 2 near returns, 3 near indirect branches"),
+        AttributeSpec(
+            "window_cnt_sel",
+            0,
+            3,
+            0,
+            "window counts 0 instructions, 1 branches, 2 near returns, 3 near indirect branches",
+        ),
         AttributeSpec("cnt_and_mode", 0, 1, 0, "1: trip only when all enabled counters meet their thresholds"),
         AttributeSpec("mispred_evt_cnt", 0, 1, 0, "1: count consecutive mispredictions (misprediction events only)"),
     )
-}  # fmt: skip
+}
 NUM_COUNTERS = 2
 """Counters a task has: the read-only attribute ``num_counters``."""
 

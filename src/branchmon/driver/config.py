@@ -1,4 +1,4 @@
-"""What an event is programmed with: the two ``attr.config`` layouts, the ``config1`` terms, and the registers they make.
+"""What an event is programmed with: both ``attr.config`` layouts, the ``config1`` terms, the registers they make.
 
 Source: SPEC section 2 ("The second config layout", "Terms for perf's event syntax").
 """
@@ -49,7 +49,7 @@ FORMATS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class EventConfig:
-    """The settings of one event, fixed when it is opened. Ranges as the attributes' (:mod:`branchmon.driver.attributes`)."""
+    """The settings of one event, fixed when it is opened; ranges as in :mod:`branchmon.driver.attributes`."""
 
     event: BmEvent
     window_size: int = 1023
