@@ -55,8 +55,8 @@ def add_events(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_driver(parser: argparse.ArgumentParser) -> None:
-    """``--set``, ``--source``, ``--strict``: how the driver is set up and what feeds it."""
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """``--set ATTR=VALUE``: the attributes of the PMU."""
     parser.add_argument(
         "--set",
         dest="settings",
@@ -65,6 +65,11 @@ def add_driver(parser: argparse.ArgumentParser) -> None:
         metavar="ATTR=VALUE",
         help="write a sysfs attribute of the PMU before the events are opened, such as threshold=100",
     )
+
+
+def add_driver(parser: argparse.ArgumentParser) -> None:
+    """``--set``, ``--source``, ``--strict``: how the driver is set up and what feeds it."""
+    add_settings(parser)
     parser.add_argument("--source", metavar="NAME", help="where retired branches come from (see `branchmon list`)")
     parser.add_argument(
         "--strict", action="store_true", help="refuse what the posted driver and the manual's strict reading refuse"
@@ -148,7 +153,7 @@ def targets(arguments: argparse.Namespace) -> Targets:
 def settings(arguments: argparse.Namespace) -> dict[str, str]:
     """What ``--set`` says: attribute to value, as text.
 
-    :raises UsageError: no ``=`` in it. Names and values are checked by the session.
+    :raises UsageError: no ``=`` in it. Names and values are checked where they are stored.
     """
     values: dict[str, str] = {}
     for text in arguments.settings:
