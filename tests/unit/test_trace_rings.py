@@ -101,9 +101,9 @@ def test_snapshots_are_written_around_trips(tmp_path) -> None:
 def split_at_gaps(path: str) -> list[list[int]]:
     pieces: list[list[int]] = [[]]
     for rows in Trace(path).batches():
-        for part, event in rows.between_events():
+        for part, events in rows.between_events({RowKind.GAP}):
             pieces[-1] += part.source[part.is_branch].tolist()
-            if event is not None and event.kind == RowKind.GAP:
+            if events and events[-1].kind == RowKind.GAP:
                 pieces.append([])
     return pieces
 

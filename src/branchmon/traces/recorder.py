@@ -126,6 +126,14 @@ class Recorder:
             except BranchmonError as error:
                 self.error = error
 
+    def close(self, **note: object) -> None:
+        """End the trace; `note` goes into its end. A failure is kept in :attr:`error`."""
+        if self.error is None:
+            try:
+                self.writer.close(self.now(), **note)
+            except BranchmonError as error:
+                self.error = error
+
     # ---- inside ----------------------------------------------------------------------------------------------------
 
     def _event(self, kind: RowKind, tid: int, note: dict[str, object]) -> None:

@@ -1,6 +1,6 @@
 """Rows of a trace in memory: columns as arrays, and the events among them."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -69,13 +69,16 @@ class Rows:
         columns: dict[str, Any] = {name: getattr(self, name)[index] for name in DTYPES}
         return Rows(**columns)
 
-    def between_events(self) -> Iterator[tuple["Rows", Event | None]]:
-        """The rows up to each event, and the event; None with the last ones."""
+    def between_events(self, kinds: Container[int] = range(256)) -> Iterator[tuple["Rows", list[Event]]]:
+        """The rows up to each event of one of `kinds`, and the events among them, that one included."""
         start = 0
+        passed: list[Event] = []
         for event in self.events:
-            yield self.take(slice(start, event.row)), event
-            start = event.row + 1
-        yield self.take(slice(start, len(self))), None
+            passed.append(event)
+            if event.kind in kinds:
+                yield self.take(slice(start, event.row)), passed
+                start, passed = event.row + 1, []
+        yield self.take(slice(start, len(self))), passed
 
     def by_thread(self) -> Iterator[tuple[int, "Rows"]]:
         """The rows of each thread, in order, without events: threads by number."""

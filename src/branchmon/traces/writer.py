@@ -22,6 +22,7 @@ class TraceWriter:
     """Writes one trace. Close it, or use it as a context manager; left unclosed, the trace counts as cut.
 
     :param store: where batches go: :class:`branchmon.traces.ring.FileStore` or a ring.
+    :param metadata: of the whole trace; it can be changed until the first batch is written.
     :param batch_rows: rows a batch.
     :raises OutputError: from every method, when the store cannot write.
 
@@ -34,13 +35,12 @@ class TraceWriter:
         """Branch rows so far, those not yet in the store included."""
         self.rows = 0
         self._store = store
-        self._encoder = Encoder(metadata)
+        self._encoder: Encoder | None = None
         self._rows = Rows.empty(batch_rows)
         self._used = 0
         self._events: list[Event] = []
         self._flushed_at = 0
         self._closed = False
-        store.begin(self._encoder)
 
     @property
     def size(self) -> int:
@@ -125,6 +125,9 @@ class TraceWriter:
         rows.events = self._events
         # Gathered rows are gone whether or not they can be written: a full disk must not fill the memory.
         self._used, self._events = 0, []
+        if self._encoder is None:
+            self._encoder = Encoder(self.metadata)
+            self._store.begin(self._encoder)
         self._store.batch(self._encoder.batch(rows), rows)
 
     def snapshot(self) -> None:

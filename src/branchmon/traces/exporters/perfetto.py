@@ -51,10 +51,10 @@ def export_perfetto(
         file.write(',"traceEvents":[')
         run = _Run(JsonArray(file), marks, by_time, limit)
         for rows in trace.batches():
-            for part, event in rows.between_events():
+            for part, events in rows.between_events():
                 for thread, own in part.by_thread():
                     run.rows(thread, own)
-                if event is not None:
+                for event in events:
                     run.event(event)
             if run.limited:
                 break

@@ -26,10 +26,10 @@ def export_speedscope(trace: Trace, path: str) -> int:
     """
     run = _Run()
     for rows in trace.batches():
-        for part, event in rows.between_events():
+        for part, events in rows.between_events():
             for thread, own in part.by_thread():
                 run.rows(thread, own)
-            if event is not None:
+            for event in events:
                 run.event(event)
     profiles = []
     for thread, counts in run.stacks.items():
