@@ -85,6 +85,21 @@ class Totals:
         """Branches of one kind."""
         return self.branches.get(kind, 0)
 
+    def named(self) -> dict[str, int]:
+        """The totals by their names in output.
+
+        ``near_calls`` has the indirect ones in it; ``indirect_branches`` are near indirect jumps and calls.
+        """
+        return {
+            "instructions": self.instructions,
+            "branches": self.all_branches,
+            "near_returns": self.kind(BranchKind.RETURN),
+            "near_calls": self.near_calls,
+            "indirect_branches": self.indirect_branches,
+            "far_branches": self.kind(BranchKind.FAR),
+            "mispredicted": self.mispredicted,
+        }
+
     def _sum(self, *kinds: BranchKind) -> int:
         return sum(self.kind(kind) for kind in kinds)
 

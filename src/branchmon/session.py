@@ -48,6 +48,7 @@ class SessionOptions:
     :ivar totals: run the predictor for every branch, so that the total of mispredictions is known.
     :ivar per_task: keep the counts of each task apart, of ended ones too.
     :ivar evidence: record last branches even when lbr_freeze is 0.
+    :ivar until_program_ends: stop when the launched process ends, as perf does; what it left running goes on.
     :ivar sink: gets every retired branch.
     :ivar progress: told what takes long.
     """
@@ -60,6 +61,7 @@ class SessionOptions:
     totals: bool = False
     per_task: bool = False
     evidence: bool = False
+    until_program_ends: bool = False
     sink: BranchSink | None = None
     progress: Callable[[str], None] | None = None
 
@@ -98,11 +100,14 @@ class Session:
         """The signal that told us to stop, once :meth:`stopped_by_signals` saw one."""
         self._index: dict[int, int] = {}
         self._keyboard_seen = False
+        self._program_ended = False
         self._ended: list[TaskCount] = []
         self._began: int | None = None
         self._finished: int | None = None
         if self.options.per_task:
             self.tasks.on_exit.append(lambda task, status: self._ended.append(self._task_count(task)))
+        if self.options.until_program_ends:
+            self.tasks.on_exit.append(self._notice_end)
         if make_source is None:
             from branchmon.sources.choose import choose
 
@@ -140,6 +145,14 @@ class Session:
             self._open(task, on_exec=False)
         return list(tasks.values())
 
+    def replay(self) -> list[Task]:
+        """Put the events on every thread that a trace begins with; for a session made with a trace as its source."""
+        tasks = self.source.attach(0)
+        self.launched_pid = tasks[0].pid
+        for task in tasks:
+            self._open(task, on_exec=False)
+        return tasks
+
     def _open(self, task: Task, *, on_exec: bool) -> None:
         for i, event in enumerate(self._open_all(task, on_exec=on_exec)):
             self.events[i].append(event)
@@ -173,16 +186,22 @@ class Session:
     def run(self, timeout: float | None = None) -> bool:
         """Drive the programs until all have ended, `timeout` seconds passed, or :meth:`stop` was called.
 
-        :returns: True if no task is left.
+        :returns: True if no task is left; with ``until_program_ends``, if the launched process ended.
         """
         if self._began is None:
             self._began = time.monotonic_ns()
         if self.stop_signal is not None:
             return False
-        done = self.source.run(timeout=timeout)
+        done = self.source.run(timeout=timeout) or self._program_ended
         if done:
             self._finished = time.monotonic_ns()
         return done
+
+    def _notice_end(self, task: Task, status: int) -> None:
+        same_process = (other for other in self.tasks if other.pid == task.pid and other is not task)
+        if task.pid == self.launched_pid and next(same_process, None) is None:
+            self._program_ended = True
+            self.source.interrupt()
 
     def stop(self, signal_number: int | None = None) -> None:
         """Make :meth:`run` return soon; from any thread and from signal handlers."""

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from branchmon.driver.syntax import EventRequest, parse_events
@@ -165,23 +165,15 @@ def settings(arguments: argparse.Namespace) -> dict[str, str]:
     return values
 
 
-def session_options(
-    arguments: argparse.Namespace, *, totals: bool = False, per_task: bool = False, progress: bool = True
-) -> SessionOptions:
-    """The shared options, as a session takes them.
-
-    :param progress: tell on stderr what takes long.
-    """
-    reporter: Callable[[str], None] | None = tell if progress else None
+def session_options(arguments: argparse.Namespace) -> SessionOptions:
+    """The shared options, as a session takes them; ``dataclasses.replace`` adds what a command alone knows."""
     return SessionOptions(
         attributes=settings(arguments),
         source=arguments.source,
         inherit=arguments.inherit,
         strict=arguments.strict,
         kill_on_exit=arguments.kill_on_exit,
-        totals=totals,
-        per_task=per_task,
-        progress=reporter,
+        progress=tell,
     )
 
 
