@@ -45,8 +45,8 @@ IP = 160
 TARGET = 168
 CONTINUE = 176
 FLAGS = 184
-SAVED = (192, 200, 208)
-"""r8, r9, r10 while a routine runs."""
+SAVED = (192, 200, 208, 392)
+"""r8, r9, r10 while a routine runs, and rdx within it."""
 EXIT_HOOK = 216
 REASON = 224
 RING_NEXT = 232
@@ -57,20 +57,24 @@ RING_LAST = 248
 EVENT = 256
 LBRS_VALID = 257
 HIT = (258, 259)
-STOPS = 260
-"""A trip leaves for the tracer."""
+ON_TRIP = 260
+"""What a trip does: one of the ON_TRIP_ values below."""
 AND_MODE = 261
+"""Both counters are enabled and must meet their thresholds together."""
 TOP = 262
 """16 times the index of the return stack's newest entry."""
+FREEZES_LBR = 263
 LBR_NEXT = 264
 """Byte offset in the LBR ring of the record to be written next."""
 OUTCOMES = 272
 PATH = 280
 LBR_COUNT = 288
 """Records ever written."""
-TOTALS = 296
+TRIP_KIND = 296
+"""One byte: the kind of the branch that tripped while EVENT is set; NO_TRIP_KIND if EVENT was set at the load."""
+TOTALS = 304
 """Ten totals as in ``Unit.totals``; which of them are kept here is the program's choice."""
-LBR = 384
+LBR = 448
 LBR_RECORD = 24
 """Bytes of a last-branch record: source, target, mispredicted (bit 0) and kind (from bit 8)."""
 STACK = LBR + LBR_DEPTH * LBR_RECORD
@@ -82,6 +86,15 @@ DIRECTION_COUNTERS = TARGET_CACHE + 8 * TARGETS
 END = DIRECTION_COUNTERS + DIRECTIONS
 SIZE = (END + 63) & ~63
 SIZE_WITHOUT_PREDICTOR = STACK
+
+ON_TRIP_RESTART = 0
+"""Count it and write STATUS 0."""
+ON_TRIP_FREEZE = 1
+"""Set EVENT and stand still."""
+ON_TRIP_STOP = 2
+"""Set EVENT and leave for the tracer."""
+
+NO_TRIP_KIND = 0xFF
 
 REASON_TRIP = 1
 REASON_RING = 2
@@ -101,7 +114,7 @@ RECORD_ADDRESSES = ((RECORD_SOURCE, 1), (RECORD_TARGET, 1), (RECORD_BEHIND, -1))
 
 RING_ROW = 24
 RING_DTYPE = {
-    "names": ["source", "target", "gap", "kind", "taken", "size"],
+    "names": ["source", "target", "gap", "size", "kind", "taken"],
     "formats": ["<u8", "<u8", "<u4", "u1", "u1", "u1"],
     "offsets": [0, 8, 16, 20, 21, 22],
     "itemsize": RING_ROW,
