@@ -32,6 +32,8 @@ def _functions(compiled: bool) -> ModuleType:
 def _signed(column: ArrayLike) -> NDArray[Any]:
     """The column as integers that mix with int64 in compiled code: unsigned 64-bit ones reinterpreted."""
     array = np.asarray(column)
+    if not len(array):
+        return np.zeros(0, np.int64)
     if array.dtype == np.bool_:
         return array.view(np.uint8)
     return array.view(np.int64) if array.dtype == np.uint64 else array
