@@ -109,3 +109,20 @@ def branches(kind: BranchKind, number: int, tid: int = FIRST_PID, gap: int = 0) 
 def signals_us(number: int) -> Callable[[ScriptedSource], None]:
     """A step: a signal arrives at this process."""
     return lambda source: os.kill(os.getpid(), number)
+
+
+def use_script(
+    monkeypatch: Any, script: Sequence[Callable[[ScriptedSource], None]], **settings: Any
+) -> list[ScriptedSource]:
+    """Let every session play `script`; the list has the sources that sessions made."""
+    made: list[ScriptedSource] = []
+
+    def choose(name: str | None = None) -> Callable[[Tasks, Any], ScriptedSource]:
+        def make(tasks: Tasks, sink: Any = None) -> ScriptedSource:
+            made.append(ScriptedSource(tasks, script, **settings))
+            return made[-1]
+
+        return make
+
+    monkeypatch.setattr("branchmon.session.default_source", choose)
+    return made

@@ -109,9 +109,7 @@ class Session:
         if self.options.until_program_ends:
             self.tasks.on_exit.append(self._notice_end)
         if make_source is None:
-            from branchmon.sources.choose import choose
-
-            make_source = choose(self.options.source)
+            make_source = default_source(self.options.source)
         self.source = make_source(self.tasks, self.options.sink)
 
     # ---- what is monitored -----------------------------------------------------------------------------------------
@@ -329,6 +327,13 @@ class Session:
             yield
         finally:
             timer.cancel()
+
+
+def default_source(name: str | None) -> SourceFactory:
+    """The source of this name, or the best one here; imported only now, as it is large."""
+    from branchmon.sources.choose import choose
+
+    return choose(name)
 
 
 def _comm(tid: int) -> str:
