@@ -53,9 +53,9 @@ How it hangs together, and the contract with the translation engine
 * **Stops or not.** With ``stops=False`` a trip is counted and STATUS restarts, as ``Pmu.interrupt`` does it, without
   leaving. With ``stops=True`` the thread leaves at the trip with EVENT set and everything frozen, at the very
   instruction.
-* **Recording.** With ``recording`` each branch appends a ``layout.RING_DTYPE`` row to the ring ``[start, end)`` given to
-  load; rows in use end at ``layout.RING_NEXT``. When it is full the thread leaves with ``REASON_RING``; empty it, and
-  store and load again (with ``gap=`` from what store returned), or write ``RING_NEXT`` = start and ``REASON`` = 0.
+* **Recording.** With ``recording`` each branch appends a ``layout.RING_DTYPE`` row to the ring ``[start, end)`` given
+  to load; rows in use end at ``layout.RING_NEXT``. When it is full the thread leaves with ``REASON_RING``; empty it,
+  and store and load again (with ``gap=`` from what store returned), or write ``RING_NEXT`` = start and ``REASON`` = 0.
 
 ``program.exact_totals`` are the indices of ``Unit.totals`` that are right after a store. Without ``totals`` only
 those that cost nothing are. A family of predictions that nobody asks for is not run (returns alone for ``ret-misp``):

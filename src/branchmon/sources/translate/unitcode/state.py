@@ -181,7 +181,7 @@ def store(program: Program, block: bytes, unit: Unit, lanes: bytes | None = None
         unit.lbr.load([_last_branch(b.data, i) for i in order])
     _store_predictor(program, unit.predictor, b)
     if instructions != before and not unit.predicting:
-        unit.missed()
+        unit.unpredicted()
     counter_trips = (b.get(layout.COUNTER_TRIPS[0]), b.get(layout.COUNTER_TRIPS[1]))
     gap = instructions - b.get(layout.RING_LAST) if program.recording else 0
     return Stored(trips, counter_trips, gap, b.get(layout.REASON))
