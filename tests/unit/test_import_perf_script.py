@@ -28,7 +28,7 @@ STACK = "prog 42 [001] 11.5:  401234 f+0x4 (prog) 0x401204/0x401005/P/-/-/3/RET/
 
 def imported(tmp_path: Path, *lines: str) -> tuple[ImportResult, list[tuple[int, ...]], Trace]:
     path = str(tmp_path / "t")
-    result = import_text(io.BytesIO("\n".join(lines).encode() + b"\n"), FileStore(path))
+    result = import_text(io.BytesIO("\n".join(lines).encode() + b"\n"), lambda: FileStore(path))
     assert result.lines == len(lines)
     assert result.records + result.gaps + sum(result.ignored.values()) == result.lines
     trace = Trace(path)
@@ -170,14 +170,14 @@ def test_snippets_stand_alone(tmp_path) -> None:
 def test_instruction_counts_fill_the_gaps(tmp_path) -> None:
     path = str(tmp_path / "t")
     text = f"{CALL}\t IPC: 1.0 (10/10)\n{RETURN}\t IPC: 1.0 (7/7)\n"
-    import_text(io.BytesIO(text.encode()), FileStore(path))
+    import_text(io.BytesIO(text.encode()), lambda: FileStore(path))
     (rows,) = Trace(path).batches()
     assert rows.gap[rows.is_branch].tolist() == [9, 6]
 
 
 def test_nothing_to_import(tmp_path) -> None:
     with pytest.raises(UsageError) as caught:
-        import_text(io.BytesIO(b"hello\n" * 5000), FileStore(str(tmp_path / "t")))
+        import_text(io.BytesIO(b"hello\n" * 5000), lambda: FileStore(str(tmp_path / "t")))
     assert caught.value.slug == "import-no-branches"
 
 

@@ -60,10 +60,7 @@ def open_replay(trace: Trace, requests: Sequence[EventRequest], options: Session
     Its first thread (all that live at its beginning, if the recording attached) gets the events, all others inherit.
     """
     session = Session(requests, options, make_source=lambda tasks, _: TraceSource(tasks, trace))
-    if trace.metadata.program:
-        session.launch(trace.metadata.program)
-    else:
-        session.attach(pids=[0])
+    session.replay()
     return session
 
 

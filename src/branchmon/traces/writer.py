@@ -95,23 +95,38 @@ class TraceWriter:
                 self.flush()
                 self._flushed_at = last
 
+    def append_rows(self, rows: Rows) -> None:
+        """Branch and plain rows as they were read, without events."""
+        done = 0
+        while done < len(rows):
+            start = self._used
+            step = min(len(rows) - done, len(self._rows) - start)
+            for name in DTYPES:
+                getattr(self._rows, name)[start : start + step] = getattr(rows, name)[done : done + step]
+            self._used += step
+            done += step
+            if self._used == len(self._rows):
+                self.flush()
+        self.rows += len(rows)
+        self.branches += int(rows.is_branch.sum())
+
     def plain(self, time: int, thread: int, instructions: int) -> None:
         """Instructions of a thread without a branch behind them."""
         while instructions > 0:
             step = min(instructions, 0xFFFFFFFF)
-            self._row(time, thread, RowKind.PLAIN, step)
+            self._row(time, thread, int(RowKind.PLAIN), step)
             instructions -= step
 
-    def event(self, time: int, kind: RowKind, thread: int, note: dict[str, Any]) -> None:
+    def event(self, time: int, kind: int, thread: int, note: dict[str, Any]) -> None:
         """Something that happened to a thread at this point."""
         self._events.append(Event(self._used, int(kind), thread, time, note))
-        self._row(time, thread, kind, 0)
+        self._row(time, thread, int(kind), 0)
 
-    def _row(self, time: int, thread: int, kind: RowKind, gap: int) -> None:
+    def _row(self, time: int, thread: int, kind: int, gap: int) -> None:
         rows, at = self._rows, self._used
         for name in DTYPES:
             getattr(rows, name)[at] = 0
-        rows.time[at], rows.thread[at], rows.kind[at], rows.gap[at] = time, thread, int(kind), gap
+        rows.time[at], rows.thread[at], rows.kind[at], rows.gap[at] = time, thread, kind, gap
         self._used += 1
         self.rows += 1
         if self._used == len(rows):

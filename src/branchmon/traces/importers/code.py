@@ -3,7 +3,7 @@
 from typing import NamedTuple, Protocol
 
 from branchmon.events import BranchKind
-from branchmon.traces.importers.perf_script import MapLine
+from branchmon.traces.importers.perf_script import MapLine, Side
 
 
 class Skipped(NamedTuple):
@@ -24,12 +24,14 @@ class Path(NamedTuple):
     :ivar gap: instructions before the end, since the last of `skipped`.
     :ivar kind: of the instruction at the end (:class:`~branchmon.events.BranchKind`).
     :ivar size: of it; 0 if it is not known.
+    :ivar target: where it goes if it is a direct branch that is taken; else 0.
     """
 
     gap: int
     kind: int
     size: int
     skipped: tuple[Skipped, ...] = ()
+    target: int = 0
 
 
 class Code(Protocol):
@@ -47,6 +49,14 @@ class Code(Protocol):
 
     def mapped(self, line: MapLine) -> None:
         """A file was mapped into a process."""
+        ...
+
+    def seen(self, pid: int, side: Side) -> None:
+        """An address, with what perf says of it."""
+        ...
+
+    def approximations(self) -> list[str]:
+        """Sentences for the user: what is not known exactly after all."""
         ...
 
     def executed(self, pid: int) -> None:
@@ -71,6 +81,13 @@ class NoCode:
 
     def mapped(self, line: MapLine) -> None:
         """Nothing to learn."""
+
+    def seen(self, pid: int, side: Side) -> None:
+        """Nothing to learn."""
+
+    def approximations(self) -> list[str]:
+        """None: all of it is said at the beginning."""
+        return []
 
     def executed(self, pid: int) -> None:
         """Nothing to forget."""

@@ -58,6 +58,8 @@ class ProcessorTrace:
         self._code = code
         self._threads: dict[int, _Thread] = {}
         self.breaks = 0
+        self.mismatches = 0
+        """Direct branches that went elsewhere than the code says."""
         self.flagless = 0
         """Branches of which nothing tells the kind."""
 
@@ -106,7 +108,7 @@ class ProcessorTrace:
         self, pid: int, tid: int, thread: _Thread, word: str, source: int, target: int, instructions: int
     ) -> str:  # fmt: skip
         self._finish_pending(tid, thread)
-        gap, kind, size = self._walk(pid, tid, thread, source)
+        gap, kind, size, direct = self._walk(pid, tid, thread, source)
         if kind == BranchKind.PLAIN:
             kind = int(KINDS.get(word, BranchKind.JUMP))
             self.flagless += word not in KINDS
@@ -116,6 +118,7 @@ class ProcessorTrace:
         else:
             thread.extra += 1
         taken = not (kind == BranchKind.CONDITIONAL and size and target == source + size)
+        self.mismatches += taken and direct not in (0, target)
         self._out.branch(tid, gap, kind, taken, source, size, target)
         thread.at = target
         return "record"
@@ -124,7 +127,7 @@ class ProcessorTrace:
         """A branch into the kernel, or out of what is traced."""
         if word in ("syscall", "int"):
             self._finish_pending(tid, thread)
-            gap, _, size = self._walk(pid, tid, thread, source)
+            gap, _, size, _ = self._walk(pid, tid, thread, source)
             thread.pending = _Pending(gap, source, size or SYSCALL_SIZE)
             thread.at = None
             return "record"
@@ -152,8 +155,8 @@ class ProcessorTrace:
         thread.interrupted_at = None
         return "ignored"
 
-    def _walk(self, pid: int, tid: int, thread: _Thread, source: int) -> tuple[int, int, int]:
-        """Write the branches on the way to `source`; the gap that is left, and kind and size of what stands there."""
+    def _walk(self, pid: int, tid: int, thread: _Thread, source: int) -> tuple[int, int, int, int]:
+        """Write the branches on the way to `source`; the gap left, and kind, size and target of what is there."""
         path = self._code.path(pid, thread.at, source)
         if path is None:
             self.breaks += 1
@@ -161,11 +164,11 @@ class ProcessorTrace:
             path = self._code.path(pid, None, source)
         thread.interrupted_at = None
         if path is None:
-            return 0, int(BranchKind.PLAIN), 0
+            return 0, int(BranchKind.PLAIN), 0, 0
         for step in path.skipped:
             self._out.branch(tid, step.gap, step.kind, step.kind == BranchKind.FAR, step.source, step.size,
                              step.source + step.size)  # fmt: skip
-        return path.gap, path.kind, path.size
+        return path.gap, path.kind, path.size, path.target
 
     def _gap(self, tid: int, thread: _Thread) -> None:
         self._finish_pending(tid, thread)

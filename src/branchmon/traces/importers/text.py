@@ -1,7 +1,7 @@
 """Importing a whole text: which kind it is, every line taken and accounted for, and what the result is worth."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, BinaryIO
@@ -75,9 +75,10 @@ class ImportResult:
         }
 
 
-def import_text(file: BinaryIO, store: Store, code: Code | None = None) -> ImportResult:
-    """Read `file`, text of ``perf script``, and write a trace to `store`.
+def import_text(file: BinaryIO, make_store: Callable[[], Store], code: Code | None = None) -> ImportResult:
+    """Read `file`, text of ``perf script``, and write a trace.
 
+    :param make_store: where to; called once the text is known to hold branches.
     :param code: the program's code; None: without binaries.
     :raises UsageError: nothing in the text is a branch.
     :raises OutputError: the trace cannot be written.
@@ -87,7 +88,7 @@ def import_text(file: BinaryIO, store: Store, code: Code | None = None) -> Impor
     kind = _guess(head)
     code = NoCode() if code is None else code
     metadata = new_metadata(source=kind, clock="branch", exact=code.exact, approximations=_approximations(kind, code))
-    return _Import(kind, code, store, metadata).run(chain(head, lines))
+    return _Import(kind, code, make_store(), metadata).run(chain(head, lines))
 
 
 def _approximations(kind: str, code: Code) -> list[str]:
@@ -160,6 +161,11 @@ class _Import:
         unknown = self._trace.flagless + self._snippets.typeless
         if unknown:
             result.approximations.append(f"the kind of {unknown} branches is not told: they are taken for direct jumps")
+        result.approximations += self._code.approximations()
+        if self._trace.mismatches:
+            result.approximations.append(
+                f"{self._trace.mismatches} direct branches go elsewhere than the binaries say: other binaries ran"
+            )
         if self._counted and not self._code.exact:
             result.approximations.append(FROM_COUNTS)
 
@@ -169,6 +175,7 @@ class _Import:
             self._meet(line.header)
             self._counted = self._counted or line.instructions > 0
             for side in (line.source, line.target):
+                self._code.seen(line.header.pid, side)
                 if side.symbol and 0 < side.address < ps.KERNEL:
                     start = max(0, side.address - side.offset)
                     self._out.name(line.header.pid, line.header.tid, start, side.symbol, side.dso)
