@@ -8,6 +8,8 @@ with a docstring that is its help (examples first) and two functions::
 
 Only the module of the command at hand is imported. Errors of the user are :class:`~branchmon.errors.BranchmonError`;
 they, ^C and a reader that went away (EPIPE) are handled here, for all commands.
+
+In this file the builtins ``list`` and ``help`` mean modules once those commands were imported: do not call them.
 """
 
 import argparse
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``branchmon`` with these arguments (default: the process's own) and return its exit code."""
     try:
         try:
-            code = dispatch(list(sys.argv[1:] if argv is None else argv))
+            code = dispatch(sys.argv[1:] if argv is None else argv)
             sys.stdout.flush()
         except SystemExit as end:  # argparse, after --help
             sys.stdout.flush()
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def dispatch(argv: list[str]) -> int:
+def dispatch(argv: Sequence[str]) -> int:
     """Find the command, parse its arguments, run it."""
     if not argv or argv[0] in ("-h", "--help"):
         print(_overview())

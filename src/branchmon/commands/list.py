@@ -35,22 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the lists."""
+    from branchmon.sources.choose import capabilities, default_name
+
     attributes = Attributes()
     store_attributes(attributes, settings(arguments))
-    (sources, default), machine = _sources(), this_machine()
+    sources, default, machine = capabilities(), default_name(), this_machine()
     if arguments.json:
         print(json.dumps(as_json(attributes, sources, default, machine), indent=2, ensure_ascii=False))
     else:
         print(as_text(attributes, sources, default, machine))
     return 0
-
-
-def _sources() -> tuple[Sequence["Capabilities"], str | None]:
-    try:
-        from branchmon.sources.choose import capabilities, default_name
-    except ImportError:
-        return [], None
-    return capabilities(), default_name()
 
 
 def as_json(

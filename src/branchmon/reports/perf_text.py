@@ -39,7 +39,7 @@ class TextReport:
         lines += [self._row(row) for row in rows_of(runs)]
         if self.verbose:
             lines += ["", *self._totals(last.totals)]
-        lines += ["", *_footer(runs), ""]
+        lines += ["", *_footer(runs)]
         lines += [f" Warning: {warning}" for warning in last.warnings]
         return "\n".join(lines) + "\n"
 
@@ -86,7 +86,7 @@ def _footer(runs: Sequence[CountResult]) -> list[str]:
         return [f" {mean:17.{digits}f} +- {spread:.{digits}f} seconds time elapsed{noise}", ""]
     lines = [f" {last.elapsed:17.9f} seconds time elapsed", ""]
     if last.user is not None and last.system is not None:
-        lines += [f" {last.user:17.9f} seconds user", f" {last.system:17.9f} seconds sys", ""]
+        lines += [f" {last.user:17.9f} seconds user", f" {last.system:17.9f} seconds sys", "", ""]
     return lines
 
 
