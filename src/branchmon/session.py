@@ -333,7 +333,7 @@ def default_source(name: str | None) -> SourceFactory:
     """The source of this name, or the best one here; imported only now, as it is large."""
     from branchmon.sources.choose import choose
 
-    return choose(name)
+    return choose(name).__call__
 
 
 def _comm(tid: int) -> str:
