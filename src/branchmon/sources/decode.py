@@ -31,6 +31,8 @@ INVALID = 0x400
 """Not an instruction known to the decoder, whose tables are of early 2024."""
 OWN_NEXT = 0x800
 """A conditional branch to the very next instruction: only flags tell whether it was taken (:func:`taken`)."""
+INT80 = 0x2000
+"""``int 0x80``: a 32-bit system call."""
 LOOP = 0x1000
 """``loop``, ``loope``, ``loopne``, ``jrcxz``: decided by rcx."""
 
@@ -117,8 +119,8 @@ def classify(instruction: Instruction) -> Op:
         return Op(_RETURN, size, 0, 0)
     if mnemonic in _FAR_FLAGS:
         flags = _FAR_FLAGS[mnemonic]
-        if mnemonic == Mnemonic.INT and instruction.immediate8 == 3:
-            flags |= INT3
+        if mnemonic == Mnemonic.INT:
+            flags |= {3: INT3, 0x80: INT80}.get(instruction.immediate8, 0)
         return Op(_FAR, size, flags, 0)
     if (
         instruction.is_call_far

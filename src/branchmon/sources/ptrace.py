@@ -1,6 +1,6 @@
 """ptrace(2) and waitpid(2) through ctypes: what both live sources drive programs with.
 
-Every call raises the ``OSError`` subclass of its errno: :class:`ProcessLookupError` where the task is gone or not in a
+Every call raises the ``OSError`` subclass of its errno: :class:`Vanished` where the task is gone or not in a
 ptrace-stop (a task can be killed at any moment), :class:`PermissionError` where tracing is refused.
 
 The bare :func:`request` is for loops that cannot afford a Python call more: it returns -1 on an error, without raising.
@@ -9,6 +9,7 @@ Source: ``man 2 ptrace``; ``include/uapi/linux/ptrace.h``, ``arch/x86/include/ua
 """
 
 import ctypes
+import errno
 import os
 import struct
 from collections.abc import Callable
@@ -141,10 +142,15 @@ request = _bind(ctypes.PyDLL(None, use_errno=True))
 """``ptrace(request, tid, addr, data)`` bare: -1 on an error (:func:`fail` raises it). None of the requests block."""
 
 
+class Vanished(ProcessLookupError):
+    """The task was killed, or is not in a ptrace-stop of ours: waitpid will tell how it goes on."""
+
+
 def fail(what: int, tid: int) -> OSError:
     """The error that the last :func:`request` left, to be raised."""
     number = ctypes.get_errno()
-    return OSError(number, f"{os.strerror(number)} (ptrace {what:#x} of task {tid})")
+    text = f"{os.strerror(number)} (ptrace {what:#x} of task {tid})"
+    return Vanished(number, text) if number == errno.ESRCH else OSError(number, text)
 
 
 def _call(what: int, tid: int, address: int = 0, data: int = 0) -> None:
