@@ -51,6 +51,7 @@ class TraceSource:
         self._batches = trace.batches()
         self._waiting: list[tuple[Rows, list[Event]]] = []
         self._first: Task | None = None
+        self._late = False  # the first thread's beginning is not in the trace
         self._stop = False
         self._began = False
         self._statuses: dict[int, int] = {}
@@ -95,7 +96,7 @@ class TraceSource:
     def run(self, *, timeout: float | None = None) -> bool:
         """Replay to the end, or until :meth:`interrupt`; True if the end was reached."""
         del timeout
-        if not self._began and self.trace.metadata.program and self._first is not None:
+        if not self._began and self.trace.metadata.program and self._first is not None and not self._late:
             self.tasks.executed(self._first)  # the program's own start: enable_on_exec fires
         self._began = True
         while not self._stop:
@@ -181,7 +182,8 @@ class TraceSource:
             task.comm = note["comm"]
         if parent is None and (self._first is not None or note.get("attached") is True):
             task.unit.missed()
-        self._first = self._first or task
+        if self._first is None:
+            self._first, self._late = task, note.get("attached") is True
         return task
 
     def _event(self, event: Event) -> None:
