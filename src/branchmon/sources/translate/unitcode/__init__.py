@@ -11,7 +11,7 @@ How it hangs together, and the contract with the translation engine
   ``Program.unsettled(unit)``: the next instructions must be stepped and fed to the unit until this is false (a
   register write left a count at its threshold, say, so that an instruction that is no branch may trip).
 * ``program = Program.of(unit, totals=, recording=, vector=)`` is the *shape* of the generated code: which events,
-  which window class, LBR, predictor. It is hashable. Units of one shape share code: thresholds, window size, AND mode
+  which window class, LBR, predictor. It is hashable. Units of one shape share code: thresholds, window size
   and whether trips stop are read from the thread's block. A thread whose unit is not monitoring can run any program's
   code on ``program.idle(slots)``; what it leaves there means nothing.
 * ``slots = layout.Slots(unit, rax, rcx, rdx)``: offsets from the thread's %gs of our block (``layout.SIZE`` bytes,

@@ -4,7 +4,8 @@ Windows are reconciled where a count moves: only there does it matter whether on
 record) and r9 (mispredicted) are kept; rax, rcx, r8 and r10 are free.
 """
 
-from branchmon.events import BranchKind
+from branchmon.device.counters import BIAS_MIN
+from branchmon.events import BmEvent, BranchKind
 from branchmon.sources.translate.unitcode import layout
 from branchmon.sources.translate.unitcode.assembler import Alu, Cond, Label, Mem, Reg
 from branchmon.sources.translate.unitcode.emit import UnitAssembler
@@ -13,7 +14,6 @@ from branchmon.sources.translate.unitcode.program import Effect
 RAX, RCX, RDX, R8, R9, R10 = Reg.RAX, Reg.RCX, Reg.RDX, Reg.R8, Reg.R9, Reg.R10
 
 _SATURATION = {Effect.UP: 255, Effect.JUDGED: 255, Effect.BIAS_UP: 127}
-_BIAS_MIN = -128
 
 
 class SharedParts:
@@ -78,7 +78,7 @@ def _change(a: UnitAssembler, i: int, effect: Effect) -> None:
     a.load(RAX, a.field(layout.LIMIT[i]))
     a.alu(Alu.SUB, RAX, a.field(layout.LEFT[i]))
     if effect == Effect.BIAS_DOWN:
-        a.alu(Alu.CMP, RAX, _BIAS_MIN)
+        a.alu(Alu.CMP, RAX, BIAS_MIN)
         a.jump_if(Cond.LE, done)
         a.alu(Alu.SUB, RAX, 1)
     else:
@@ -105,12 +105,17 @@ def _new_highest(a: UnitAssembler, i: int) -> None:
     a.load(RCX, a.field(layout.THRESHOLD[i]))
     a.bind(low)
     a.store(a.field(layout.LIMIT[i]), RCX)
+    counter = a.program.counters[i]
+    if counter is not None and counter.event == BmEvent.CALL_RET:
+        a.invert(RCX)
+        a.alu(Alu.ADD, RCX, 1 + BIAS_MIN)
+        a.store(a.field(layout.FLOOR[i]), RCX)
 
 
 def _test_trip(a: UnitAssembler, shared: SharedParts, done: Label) -> None:
     """Set the hits of the counts of this moment; if any (or, in AND mode, all) are met, trip and go to `done`."""
     enabled = [i for i, counter in enumerate(a.program.counters) if counter is not None]
-    no_trip, trip = Label(), Label()
+    no_trip = Label()
     a.zero(R8)
     for i in enabled:
         below = Label()
@@ -121,14 +126,8 @@ def _test_trip(a: UnitAssembler, shared: SharedParts, done: Label) -> None:
         a.set8(a.field(layout.HIT[i]), 1)
         a.alu(Alu.ADD, R8, 1)
         a.bind(below)
-    a.test(R8)
-    a.jump_if(Cond.E, no_trip)
-    if len(enabled) > 1:
-        a.cmp8(a.field(layout.AND_MODE), 0)
-        a.jump_if(Cond.E, trip)
-        a.alu(Alu.CMP, R8, len(enabled))
-        a.jump_if(Cond.NE, no_trip)
-        a.bind(trip)
+    a.alu(Alu.CMP, R8, len(enabled) if a.program.and_mode else 1)
+    a.jump_if(Cond.B, no_trip)
     a.call(shared.tripped)
     a.jump(done)
     a.bind(no_trip)
@@ -201,8 +200,8 @@ def _freeze(a: UnitAssembler) -> None:
     # Far below zero, so that no short cut at a point takes this for the common case.
     a.move_imm(R8, 1)
     if a.program.lane_window:
-        a.shift_left(R8, 61)
-        a.alu(Alu.XOR, R8, -1)
+        a.shift_left(R8, layout.FAR_AWAY.bit_length() - 1)
+        a.invert(R8)
     _set_window_left(a)
     a.cmp8(a.field(layout.ON_TRIP), layout.ON_TRIP_STOP)
     a.jump_if(Cond.NE, no_stop)

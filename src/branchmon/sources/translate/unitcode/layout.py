@@ -59,8 +59,6 @@ LBRS_VALID = 257
 HIT = (258, 259)
 ON_TRIP = 260
 """What a trip does: one of the ON_TRIP_ values below."""
-AND_MODE = 261
-"""Both counters are enabled and must meet their thresholds together."""
 TOP = 262
 """16 times the index of the return stack's newest entry."""
 FREEZES_LBR = 263
@@ -74,6 +72,8 @@ TRIP_KIND = 296
 """One byte: the kind of the branch that tripped while EVENT is set; NO_TRIP_KIND if EVENT was set at the load."""
 TOTALS = 304
 """Ten totals as in ``Unit.totals``; which of them are kept here is the program's choice."""
+FLOOR = (400, 408)
+"""-(LIMIT + 128), for each counter: LEFT + FLOOR is 0 where a bias can fall no further."""
 LBR = 448
 LBR_RECORD = 24
 """Bytes of a last-branch record: source, target, mispredicted (bit 0) and kind (from bit 8)."""
@@ -95,6 +95,9 @@ ON_TRIP_STOP = 2
 """Set EVENT and leave for the tracer."""
 
 NO_TRIP_KIND = 0xFF
+
+FAR_AWAY = 1 << 55
+"""More than any program retires; its top byte is 0, as short cuts at event points need it."""
 
 REASON_TRIP = 1
 REASON_RING = 2

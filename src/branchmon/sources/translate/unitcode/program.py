@@ -91,6 +91,7 @@ class Program:
 
     :ivar counters: the enabled ones.
     :ivar window: what the window counts; one of size 0 ends with every instruction, as one of a single instruction.
+    :ivar and_mode: both counters are enabled, and trip only together.
     :ivar families: the parts of the predictor that run.
     :ivar lbr: last branches are recorded.
     :ivar totals: every one of ``Unit.totals`` is wanted.
@@ -100,6 +101,7 @@ class Program:
 
     counters: tuple[Counter | None, Counter | None]
     window: WindowClass
+    and_mode: bool
     families: frozenset[Family]
     lbr: bool
     totals: bool
@@ -127,6 +129,7 @@ class Program:
         return cls(
             counters=(counters[0], counters[1]),
             window=WindowClass(s[c.WINDOW_SELECT]) if s[c.WINDOW_SIZE] and monitored else WindowClass.INSTRUCTIONS,
+            and_mode=bool(s[c.AND_MODE]) and all(counters),
             families=families,
             lbr=lbr,
             totals=totals and monitored,

@@ -1,4 +1,4 @@
-"""The routines that event points jump to, one a kind of branch, and the points themselves."""
+"""The routines that event points jump to, one a kind of branch."""
 
 from branchmon.device.lbr import LBR_DEPTH
 from branchmon.device.unit import MISPREDICTED, NOT_TAKEN
@@ -8,6 +8,7 @@ from branchmon.sources.translate.unitcode.assembler import Alu, Cond, Label, Mem
 from branchmon.sources.translate.unitcode.counting import SharedParts, emit_counting, emit_shared
 from branchmon.sources.translate.unitcode.emit import UnitAssembler
 from branchmon.sources.translate.unitcode.layout import Slots
+from branchmon.sources.translate.unitcode.points import Site, emit_point
 from branchmon.sources.translate.unitcode.predicting import emit_prediction
 from branchmon.sources.translate.unitcode.program import ALL_FAMILIES, Program
 
@@ -37,28 +38,19 @@ class Routines:
             _emit_leaving(assembler)
         self.code = bytes(assembler.code)
 
-    def point(self, kind: BranchKind, *, at: int, base: int, record: int, spilled: bool) -> bytes:
+    def point(
+        self, kind: BranchKind, *, at: int, base: int, record: int, spilled: bool, falls_behind: bool | None = None
+    ) -> bytes:
         """The code of an event point; see the package's documentation for its conventions.
 
         :param at: the address that the code is for.
         :param base: the address of these routines in the same cache.
         :param record: the address of the site's record.
         :param spilled: rax is the target, and the program's rax, rcx and rdx are in their slots.
+        :param falls_behind: of a direct call: it goes to the very next instruction. None: find out when it executes.
         """
         a = UnitAssembler(self.program, self.slots, at)
-        slots = ((RAX, self.slots.rax), (RCX, self.slots.rcx), (RDX, self.slots.rdx))
-        behind = Label()
-        if not spilled:
-            for register, slot in slots:
-                a.store(Mem(slot), register)
-            a.load_address(RAX, record + layout.RECORD_TARGET)
-        a.lea_address(RDX, record)
-        a.lea_label(RCX, behind)
-        a.jump_address(base + self.entries[kind])
-        a.bind(behind)
-        if not spilled:
-            for register, slot in slots:
-                a.load(register, Mem(slot))
+        emit_point(a, Site(kind, record, base + self.entries[kind], spilled, falls_behind))
         return bytes(a.code)
 
 

@@ -15,7 +15,6 @@ from branchmon.sources.translate.unitcode.program import Counter, Family, Progra
 
 _LBR_RECORD = struct.Struct("<QQQ")
 _MASK = (1 << 64) - 1
-_NEVER = 1 << 61  # further than any program runs
 _BRANCH_TOTALS = tuple(int(kind) for kind in BranchKind if kind != BranchKind.PLAIN)
 
 
@@ -72,6 +71,7 @@ def load(
         limit = min(max(highest, count) + 1, threshold)
         block.put(layout.LIMIT[i], limit)
         block.put(layout.LEFT[i], limit - count)
+        block.put(layout.FLOOR[i], c.BIAS_MIN - limit)
         block.put(layout.THRESHOLD[i], threshold)
         block.put(layout.HIGHEST[i], highest)
         block.data[layout.HIT[i]] = s[base + c.HIT]
@@ -84,7 +84,6 @@ def load(
     data[layout.EVENT] = s[c.EVENT]
     data[layout.LBRS_VALID] = s[c.LBRS_VALID]
     data[layout.FREEZES_LBR] = s[c.FREEZE_LBR]
-    data[layout.AND_MODE] = int(bool(s[c.AND_MODE]) and all(program.counters))
     data[layout.TRIP_KIND] = layout.NO_TRIP_KIND
     if not s[c.EXCEPT] or unit.pmi is None:
         data[layout.ON_TRIP] = layout.ON_TRIP_FREEZE
@@ -114,7 +113,7 @@ def _load_window(program: Program, unit: Unit, block: _Block) -> None:
     lane0 = left
     if s[c.EVENT]:
         # Nothing must look like the common case to the short cuts at event points.
-        lane0 = -_NEVER
+        lane0 = -layout.FAR_AWAY
         block.put(layout.WINDOW_LEFT, 1)
     if program.window == WindowClass.BRANCHES:
         gone = sum(totals[kind] for kind in _BRANCH_TOTALS)
@@ -154,7 +153,7 @@ def idle(program: Program) -> bytes:
     """A block with which the program's code runs, counts nothing that anyone reads, and never leaves."""
     block = _Block(bytearray(size(program)))
     for at in (layout.LANES, layout.WINDOW_LEFT, layout.WINDOW_SIZE, *layout.THRESHOLD, *layout.LIMIT, *layout.LEFT):
-        block.put(at, _NEVER)
+        block.put(at, layout.FAR_AWAY)
     return bytes(block.data)
 
 
