@@ -11,9 +11,9 @@ How it hangs together, and the contract with the translation engine
   ``Program.unsettled(unit)``: the next instructions must be stepped and fed to the unit until this is false (a
   register write left a count at its threshold, say, so that an instruction that is no branch may trip).
 * ``program = Program.of(unit, totals=, recording=, vector=)`` is the *shape* of the generated code: which events,
-  which window class, LBR, predictor. It is hashable. Units of one shape share code: thresholds, window size
-  and whether trips stop are read from the thread's block. A thread whose unit is not monitoring can run any program's
-  code on ``program.idle(slots)``; what it leaves there means nothing.
+  which window class, LBR, predictor. It is hashable. Units of one shape share code: thresholds, window size and whether
+  trips stop are read from the thread's block. A thread whose unit is not monitoring can run any program's code on
+  ``program.idle()``; what it leaves there means nothing.
 * ``slots = layout.Slots(unit, rax, rcx, rdx)``: offsets from the thread's %gs of our block (``layout.SIZE`` bytes,
   64-byte aligned) and of the engine's three spill slots of 8 bytes.
 * **Blocks.** At the end of each block, before its branch executes (and before its event point, if it has one), the
@@ -25,7 +25,8 @@ How it hangs together, and the contract with the translation engine
   None.
 * **Event points.** Blocks that end in a branch of a kind in ``program.points`` get, after the block's increment,
   ``routines.point(kind, at=address, base=address of the routines, record=address, spilled=)``: code for that address
-  which falls through at its end. It keeps flags, the stack and all registers, with one of two conventions:
+  which falls through at its end (100-200 bytes). For a direct call, say ``falls_behind=`` (it goes to the very next
+  instruction), which saves a test. It keeps flags, the stack and all registers, with one of two conventions:
 
   - ``spilled=False``: every register is the program's, before and after. The target is the record's. For CONDITIONAL,
     JUMP, CALL and FAR. A conditional has a point on each of its two ways (two records: taken 1, taken 0).

@@ -111,7 +111,7 @@ def _can_fail(program: Program, kind: BranchKind) -> bool:
 
 
 def _emit_checks(a: UnitAssembler, kind: BranchKind, slow: Label) -> None:
-    """Go to `slow` unless it is the common case. The new LEFT of a counter to raise is in rcx; of two, in rdx and rcx."""
+    """Go to `slow` unless it is the common case. A counter that rises has its new LEFT in rcx; two, in rdx and rcx."""
     program = a.program
     steps = _steps(program, kind)
     if _pops(program, kind):
