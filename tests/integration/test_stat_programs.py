@@ -336,13 +336,13 @@ def test_somebody_elses_process_is_refused():
         "import branchmon.sources.step.source, branchmon.sources.choose, rich_argparse;"
         "from branchmon.commands import main, make_parser, command_module;"
         "make_parser('stat', command_module('stat')).format_usage();"
-        "b''.decode('ascii'); os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+        "import codecs; codecs.lookup('ascii'); os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "sys.exit(main(['stat', '--source', 'step', '-p', sys.argv[1]]))"
     )
     command = [sys.executable, "-c", code, str(os.getpid())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert "[not-permitted]" in done.stderr and "Traceback" not in done.stderr
+    assert "[no-permission]" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_traced_process_is_refused(lifecycle):
