@@ -265,3 +265,21 @@ def test_idle_threads_change_nothing_and_never_leave(machine: Machine, vector: b
     assert struct.unpack_from("<Q", after, UNIT + layout.TRIPS) == (0,)
     assert struct.unpack_from("<Q", after, UNIT + layout.REASON) == (0,)
     assert struct.unpack_from("<16Q", after, CONTEXT)[3:] == tuple(PATTERNS.values())[3:]
+
+
+@pytest.mark.parametrize("vector", SCHEMES)
+def test_a_bias_that_trips_alone_saturates_below(machine: Machine, vector: bool) -> None:
+    """The short cut at calls knows the lowest bias, whatever the highest was."""
+    unit, truth = Unit(), Unit()
+    for each in (unit, truth):
+        config = CounterConfig.ENABLED.put(1) | CounterConfig.THRESHOLD.put(9)
+        config |= CounterConfig.SELECT.put(BmEvent.CALL_RET)
+        each.wrmsr(MSR_BR_DETECT_COUNTER_CONFIG_0, config)
+        each.wrmsr(MSR_BR_DETECT_CTRL, Control.MONITORING.put(1) | Control.WINDOW_SIZE.put(1023))
+    generated = Generated(machine, unit, Outcome(), False, False, False, vector)
+    call, back = (Branch(0, kind, True, 0x401000, 5, 0x500000) for kind in (BranchKind.CALL, BranchKind.RETURN))
+    for part in ([back] * 7, [call] * 300, [back] * 3, [call], [back] * 140):
+        program = generated.retire(part, 0, [0] * len(part))
+        for branch in part:
+            truth.retire(*branch)
+        assert registers_of(unit, program) == registers_of(truth, program)
