@@ -58,7 +58,7 @@ class Recorder:
         if self.error is not None:
             return
         try:
-            self.writer.append(self.now(), task.tid, gaps, kinds, taken, sources, sizes, targets)
+            self.writer.append(self.now(), self._tid(task), gaps, kinds, taken, sources, sizes, targets)
         except BranchmonError as error:
             self.error = error
 
@@ -67,7 +67,7 @@ class Recorder:
         if self.error is not None:
             return
         try:
-            self.writer.plain(self.now(), task.tid, instructions)
+            self.writer.plain(self.now(), self._tid(task), instructions)
         except BranchmonError as error:
             self.error = error
 
@@ -144,6 +144,10 @@ class Recorder:
             self.writer.event(self.now(), kind, tid, note)
         except BranchmonError as error:
             self.error = error
+
+    def _tid(self, task: "Task") -> int:
+        """The task's id as the trace knows it: a new one holds only from its exec on."""
+        return self._tids.get(id(task), task.tid)
 
     def _build_id(self, pid: int, mapping: Mapping) -> str:
         if not mapping.path.startswith("/"):
