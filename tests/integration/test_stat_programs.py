@@ -160,6 +160,15 @@ def test_two_events_share_one_window_but_count_apart(returns):
     assert found == [2, 1]
 
 
+def test_stat_imports_no_numba(returns):
+    code = "import sys; from branchmon.commands import main; main(sys.argv[1:]); print(*sys.modules)"
+    command = [sys.executable, "-c", code, *STAT[3:], "--", str(returns(0, 1))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    imported = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "branchmon" in imported
+    assert imported & {"numba", "pyarrow", "bokeh"} == set()
+
+
 # ---- the program is not disturbed -----------------------------------------------------------------------------------
 
 

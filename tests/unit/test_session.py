@@ -1,6 +1,7 @@
 """A session: which events stand on which tasks, what is summed, and when it stops."""
 
 import signal
+import threading
 
 import pytest
 
@@ -159,6 +160,26 @@ def test_a_keyboards_interrupt_is_the_launched_programs_first(monkeypatch, keybo
     with monitoring.stopped_by_signals():
         assert not monitoring.run()
     assert trips(monitoring) == [2 if keyboard else 1]
+
+
+def test_an_attach_that_takes_long_is_told(monkeypatch):
+    monkeypatch.setattr("branchmon.session.SLOW_ATTACH_SECONDS", 0.0)
+    told, heard = [], threading.Event()
+
+    class Slow(ScriptedSource):
+        def attach(self, pid):
+            assert heard.wait(30), "the user was told while the attach was going on"
+            return super().attach(pid)
+
+    def progress(message):
+        told.append(message)
+        heard.set()
+
+    monitoring = Session(
+        parse_events(["rets"]), SessionOptions(progress=progress), make_source=lambda tasks, sink: Slow(tasks, [])
+    )
+    monitoring.attach(pids=[FIRST_PID])
+    assert told == [f"attaching to process {FIRST_PID} takes a while …"]
 
 
 def test_it_ends_with_the_program_if_asked_to_and_leaves_children_running():

@@ -201,7 +201,9 @@ def _replay(
             with session.stopped_by_signals():
                 session.replay()
                 session.run()
-            result = session.result()
+            # The recording's own time, not ours; it knows no processor times.
+            recorded = getattr(session.source, "time", 0) / 1e9
+            result = replace(session.result(), elapsed=recorded, user=None, system=None)
         destination.write(report.whole([result], f"trace '{arguments.input}'"))
         _tell_warnings(arguments, result)
     finally:

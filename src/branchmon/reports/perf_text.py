@@ -60,7 +60,7 @@ class TextReport:
         number = f"{row.count.trips:n}" if row.counted else NOT_COUNTED
         text = f"{task}{number:>18}      {row.count.name}"
         if self.verbose:
-            text = f"{text:<56} # highest count in a window: {row.count.highest}"
+            text = f"{text:<{56 + len(task)}} # highest count in a window: {row.count.highest}"
         return text + _noise(row.noise)
 
     def _totals(self, totals: Totals) -> list[str]:
