@@ -101,6 +101,7 @@ class Session:
         self._index: dict[int, int] = {}
         self._keyboard_seen = False
         self._program_ended = False
+        self._closed = False
         self._ended: list[TaskCount] = []
         self._began: int | None = None
         self._finished: int | None = None
@@ -233,8 +234,13 @@ class Session:
             self.stop(number)
 
     def close(self) -> None:
-        """Let go of everything; a launched program that still runs goes on, or dies if kill_on_exit asked for it."""
-        self.source.close()
+        """Let go of everything; a launched program that still runs goes on, or dies if kill_on_exit asked for it.
+
+        Best called while :meth:`stopped_by_signals` lasts: a signal that kills us amid detaching harms the program.
+        """
+        if not self._closed:
+            self._closed = True
+            self.source.close()
 
     def __enter__(self) -> Self:
         return self

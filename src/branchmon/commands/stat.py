@@ -129,6 +129,7 @@ def _count(
                 targets.start(session)
                 _drive(session, arguments, report, destination)
                 runs.append(session.result())
+                session.close()
             stopped = session.stop_signal
     if arguments.interval:
         destination.write(report.end(runs[-1]))
