@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from branchmon.traces.reader import Trace
 
 T = TypeVar("T")
-_TURNING_POINTS = frozenset((RowKind.START, RowKind.EXEC, RowKind.EXIT, RowKind.GAP))
+_TURNING_POINTS = frozenset(
+    (RowKind.START, RowKind.EXEC, RowKind.EXIT, RowKind.GAP, RowKind.MAPPINGS, RowKind.NAMES)
+)
 """Events that what follows depends on; between the others, threads can be replayed one after the other."""
 
 
@@ -42,6 +44,8 @@ class TraceSource:
         """Nanoseconds since the recording began, at that point."""
         self.gaps: dict[str, int] = {}
         """Gaps met so far, by reason."""
+        self.on_event: list[Callable[[Event], None]] = []
+        """Called with each event of the trace, before it takes effect on the tasks."""
         self._warnings = Warnings()
         self.warnings = self._warnings.messages
         """What could not be replayed exactly."""
@@ -189,6 +193,8 @@ class TraceSource:
     def _event(self, event: Event) -> None:
         self.time = event.time
         self.state.apply(event.kind, event.thread, event.note)
+        for listener in self.on_event:
+            listener(event)
         tid, note = event.thread, event.note
         if event.kind == RowKind.START:
             self._start(tid, note)

@@ -85,6 +85,30 @@ class Streams:
         """Rows of all threads."""
         return sum(thread.rows for thread in self.threads)
 
+    def head(self, rows: int) -> "Streams":
+        """The first `rows` rows, evenly of all threads."""
+        if self.rows <= rows:
+            return self
+        share = rows / self.rows
+        threads = []
+        for thread in self.threads:
+            left, segments = int(thread.rows * share) + 1, []
+            for segment in thread.segments:
+                segments.append(Segment(segment.gaps[:left], segment.codes[:left]))
+                left -= len(segment.codes)
+                if left <= 0:
+                    break
+            threads.append(ThreadStream(thread.tid, thread.pid, thread.comm, segments))
+        return Streams(threads, limited=True)
+
+    def highest(self, config: EventConfig) -> int:
+        """The highest count of any window, if nothing ever trips: see :func:`window_counts`."""
+        found = 0
+        for thread in self.threads:
+            for segment in thread.segments:
+                found = max(found, int(window_counts(segment, config)[1].max(initial=0)))
+        return found
+
     def trips(self, config: EventConfig, *, segments: int | None = None) -> int:
         """How often the unit trips under one event, in all threads.
 

@@ -5,17 +5,30 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from branchmon.counts import CountResult
-from branchmon.device.lbr import LastBranch
 from branchmon.device.registers import CounterConfig, Status
 from branchmon.driver.pmu import Trip
 from branchmon.driver.syntax import EventRequest
 from branchmon.events import BmEvent
 from branchmon.session import Session, SessionOptions
 from branchmon.sources.trace import TraceSource
+from branchmon.symbols import Place
 from branchmon.traces.reader import Trace
+from branchmon.traces.rows import Event
+from branchmon.traces.symbols import TraceSymbols
 
 MAX_TRIPS = 10_000
 """Trips that are kept with their place; more are only counted."""
+
+
+class NamedBranch(NamedTuple):
+    """A last branch of a trip, described."""
+
+    source: int
+    target: int
+    kind: int
+    mispredicted: bool
+    source_name: str
+    target_name: str
 
 
 class TripPlace(NamedTuple):
@@ -28,7 +41,8 @@ class TripPlace(NamedTuple):
     :ivar events: names of the events that hit, as asked for.
     :ivar window: CountWindow at the trip.
     :ivar counts: of both counters, signed for a bias; 0 for one that is not used.
-    :ivar lbr: last branches, oldest first, if asked for.
+    :ivar lbr: last branches, oldest first, if the session asks for evidence.
+    :ivar where: what stands at `ip`, if asked for.
     """
 
     thread: int
@@ -38,7 +52,8 @@ class TripPlace(NamedTuple):
     events: tuple[str, ...]
     window: int
     counts: tuple[int, int]
-    lbr: tuple[LastBranch, ...] = ()
+    lbr: tuple[NamedBranch, ...] = ()
+    where: Place | None = None
 
 
 @dataclass
@@ -65,16 +80,22 @@ def open_replay(trace: Trace, requests: Sequence[EventRequest], options: Session
 
 
 def replay(
-    trace: Trace, requests: Sequence[EventRequest], options: SessionOptions | None = None, *, places: bool = False
-) -> Replayed:  # fmt: skip
+    trace: Trace,
+    requests: Sequence[EventRequest],
+    options: SessionOptions | None = None,
+    *,
+    places: bool = False,
+    names: bool = False,
+) -> Replayed:
     """Replay a whole trace.
 
     :param places: note where each trip is.
+    :param names: describe those places and last branches by symbols, too.
     """
     with open_replay(trace, requests, options) as session:
         found: list[TripPlace] = []
         if places:
-            _listen(session, found)
+            _listen(session, found, TraceSymbols() if names else None)
         session.run()
         assert isinstance(session.source, TraceSource)
         result = session.result()
@@ -82,11 +103,15 @@ def replay(
         return Replayed(result, found, session.pmu.trips)
 
 
-def _listen(session: Session, found: list[TripPlace]) -> None:
+def _listen(session: Session, found: list[TripPlace], symbols: TraceSymbols | None) -> None:
     names = {event.id: request.name for request, events in zip(session.requests, session.events, strict=True)
              for event in events}  # fmt: skip
     source = session.source
     assert isinstance(source, TraceSource)
+    if symbols is not None:
+        for kind, tid, told in source.state.events():
+            symbols.apply(Event(0, kind, tid, 0, told))
+        source.on_event.append(symbols.apply)
 
     def note(trip: Trip) -> None:
         found.append(
@@ -98,13 +123,25 @@ def _listen(session: Session, found: list[TripPlace]) -> None:
                 tuple(dict.fromkeys(names.get(event.id, event.config.event.perf_name) for event in trip.events)),
                 trip.window,
                 counts(trip.status, trip.configs),
-                trip.lbr,
+                _named(trip, symbols),
+                symbols.describe(trip.task.tid, trip.ip, lines=True) if symbols is not None else None,
             )
         )
         if len(found) >= MAX_TRIPS:
             session.pmu.listeners.remove(note)
 
     session.pmu.listeners.append(note)
+
+
+def _named(trip: Trip, symbols: TraceSymbols | None) -> tuple[NamedBranch, ...]:
+    tid = trip.task.tid
+
+    def name(address: int) -> str:
+        return symbols.describe(tid, address).name if symbols is not None else ""
+
+    return tuple(
+        NamedBranch(b.source, b.target, b.kind, bool(b.mispredicted), name(b.source), name(b.target)) for b in trip.lbr
+    )
 
 
 def counts(status: int, configs: tuple[int, int]) -> tuple[int, int]:
