@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -183,8 +182,3 @@ class _Reader:
 
 def _keys(structure: type[msgspec.Struct]) -> tuple[str, ...]:
     return tuple(field.encode_name for field in msgspec.structs.fields(structure))
-
-
-def attribute_texts(profile: Profile) -> Mapping[str, str]:
-    """The attributes as :class:`~branchmon.session.SessionOptions` takes them."""
-    return {name: str(value) for name, value in profile.attributes.items()}

@@ -24,12 +24,13 @@ from typing import Self
 
 from branchmon.counts import CountResult, EventCount, TaskCount, Totals
 from branchmon.device.counters import WINDOWS
+from branchmon.driver.attributes import SPECS
 from branchmon.driver.perf_event import PerfEvent
 from branchmon.driver.pmu import Pmu
 from branchmon.driver.refusals import is_privileged, perf_event_paranoid, refusal, store_attributes
 from branchmon.driver.syntax import EventRequest
 from branchmon.driver.tasks import Task, Tasks
-from branchmon.errors import PerfError
+from branchmon.errors import BranchmonError, PerfError
 from branchmon.sources.base import BranchSink, ExitReport, LaunchOptions, LiveSource
 
 SourceFactory = Callable[[Tasks, BranchSink | None], LiveSource]
@@ -179,6 +180,30 @@ class Session:
         scratch.read_clock = lambda: 0
         for event in reversed(self._open_all(scratch, on_exec=True)):
             self.pmu.close(event)
+
+    def replace_events(self, requests: Sequence[EventRequest], attributes: Mapping[str, str | int]) -> None:
+        """Watch for something else from now on: close all events, open these on every task, with these attributes.
+
+        Between two calls of :meth:`run`. Attributes that are not named get their defaults; counts start at 0.
+
+        :raises BranchmonError: as the constructor; everything stays as it was then.
+        """
+        before, kept = self.requests, dict(self.pmu.attributes)
+        defaults = {name: spec.default for name, spec in SPECS.items()}
+        try:
+            store_attributes(self.pmu.attributes, {**defaults, **attributes})
+            self.requests = list(requests)
+            self._rehearse()
+        except BranchmonError:
+            self.requests = before
+            store_attributes(self.pmu.attributes, kept)
+            raise
+        for events in self.events:
+            for event in events:
+                self.pmu.close(event)
+        self.events = [[] for _ in self.requests]
+        for task in self.tasks:
+            self._open(task, on_exec=False)
 
     # ---- running ---------------------------------------------------------------------------------------------------
 

@@ -30,12 +30,14 @@ class Writer:
     """
 
     def __init__(self, path: str | None, dropped: Callable[[int], bytes], *, append: bool = False) -> None:
+        self.path = path
         self._dropped = dropped
         self._queue: queue.Queue[bytes | None] = queue.Queue(QUEUE_LENGTH)
         self.lost = 0
         """Reports dropped because the reader was too slow or went away."""
         self.error: OSError | None = None
         self._untold = 0
+        self._closed = False
         self._progress = time.monotonic()
         self._descriptor, self._owned = 2, path is not None
         if path is not None:
@@ -70,6 +72,10 @@ class Writer:
 
     def close(self) -> None:
         """Wait until everything is written, the reader went away, or nothing has moved for :data:`PATIENCE`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._progress = time.monotonic()
         while self._thread.is_alive():
             try:
                 self._queue.put(None, timeout=0.1)

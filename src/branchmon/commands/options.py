@@ -4,10 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from branchmon.driver.syntax import EventRequest, parse_events
 from branchmon.errors import UnsupportedError, UsageError
 from branchmon.session import Session, SessionOptions
+
+if TYPE_CHECKING:
+    from branchmon.profile import Profile
 
 DEFAULT_EVENT = "intel_bm/rets/"
 
@@ -68,8 +72,13 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_driver(parser: argparse.ArgumentParser) -> None:
-    """``--set``, ``--source``, ``--strict``: how the driver is set up and what feeds it."""
+    """``--set``, ``--profile``, ``--source``, ``--strict``: how the driver is set up and what feeds it."""
     add_settings(parser)
+    parser.add_argument(
+        "--profile",
+        metavar="FILE",
+        help="a TOML file with attributes, events and actions (docs/profiles.md); options have precedence",
+    )
     parser.add_argument("--source", metavar="NAME", help="where retired branches come from (see `branchmon list`)")
     parser.add_argument(
         "--strict", action="store_true", help="refuse what the posted driver and the manual's strict reading refuse"
@@ -123,11 +132,25 @@ def requests(arguments: argparse.Namespace) -> list[EventRequest]:
 
     :raises UsageError: see :func:`branchmon.driver.syntax.parse_events`.
     """
-    found = parse_events(arguments.events or [DEFAULT_EVENT])
+    listed = profile(arguments)
+    found = parse_events(arguments.events or (listed.events if listed is not None else []) or [DEFAULT_EVENT])
     for request in found:
         for note in request.notes:
             tell(f"{request.name}: {note}")
     return found
+
+
+def profile(arguments: argparse.Namespace) -> "Profile | None":
+    """What ``--profile`` names; None without it.
+
+    :raises UsageError: see :func:`branchmon.profile.load_profile`.
+    """
+    path = getattr(arguments, "profile", None)
+    if path is None:
+        return None
+    from branchmon.profile import load_profile
+
+    return load_profile(path)
 
 
 def targets(arguments: argparse.Namespace) -> Targets:
@@ -151,11 +174,12 @@ def targets(arguments: argparse.Namespace) -> Targets:
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, str]:
-    """What ``--set`` says: attribute to value, as text.
+    """What the profile and ``--set`` say: attribute to value, as text.
 
     :raises UsageError: no ``=`` in it. Names and values are checked where they are stored.
     """
-    values: dict[str, str] = {}
+    listed = profile(arguments)
+    values = {name: str(value) for name, value in listed.attributes.items()} if listed is not None else {}
     for text in arguments.settings:
         for part in text.split(","):
             name, equals, value = part.partition("=")
