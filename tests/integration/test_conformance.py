@@ -162,14 +162,14 @@ def test_a_stop_and_its_end_change_nothing(source, program):
 
 
 def test_a_blocked_and_handled_sigtrap_survives(source, program):
-    path = program("sigtrap.c")
+    path = program("sigtrap.c", "-static")
     outcome = watched(source, [path])
     assert (outcome.status, outcome.stdout, outcome.stderr) == native([path])
 
 
 @pytest.mark.parametrize("name", ["signals.c", "jobcontrol.c", "restart.c", "flavours.cc", "traced.c", "maps.c"])
 def test_the_program_cannot_tell(source, name, program):
-    path = program(name)
+    path = program(name, "-static")
     outcome = watched(source, [path])
     expected = native([path])
     assert (outcome.status, outcome.stdout, outcome.stderr) == expected
@@ -177,14 +177,14 @@ def test_the_program_cannot_tell(source, name, program):
 
 
 def test_death_by_signal_is_reported(source, program):
-    path = program("signals.c")
+    path = program("signals.c", "-static")
     outcome = watched(source, [path, "die"])
     assert (outcome.status, outcome.stdout, outcome.stderr) == native([path, "die"])
     assert os.WTERMSIG(outcome.status) == signal.SIGSEGV
 
 
 def test_a_sleeping_program_can_be_interrupted(source, program):
-    path = program("signals.c")
+    path = program("signals.c", "-static")
     started = time.monotonic()
     results = []
 

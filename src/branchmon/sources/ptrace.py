@@ -138,7 +138,10 @@ def _bind(library: ctypes.CDLL) -> Callable[[int, int, int, int], int]:
     return call
 
 
-request = _bind(ctypes.PyDLL(None, use_errno=True))
+_libc = ctypes.PyDLL(None, use_errno=True)
+_TGKILL = 234
+
+request = _bind(_libc)
 """``ptrace(request, tid, addr, data)`` bare: -1 on an error (:func:`fail` raises it). None of the requests block."""
 
 
@@ -269,6 +272,11 @@ def siginfo_code(info: bytes) -> int:
     """``si_code``."""
     code: int = struct.unpack_from("i", info, 8)[0]
     return code
+
+
+def send_signal(pid: int, tid: int, number: int) -> None:
+    """tgkill(2): a signal to one thread; nothing happens if it is gone."""
+    _libc.syscall(ctypes.c_long(_TGKILL), ctypes.c_long(pid), ctypes.c_long(tid), ctypes.c_long(number))
 
 
 def get_sigmask(tid: int) -> int:

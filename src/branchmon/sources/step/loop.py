@@ -197,6 +197,12 @@ class Stepper:
             ptrace.cont(tid)
         elif not thread.monitored:
             self._let_run(thread, number)
+        elif thread.clearing and not number:
+            # Only a resume without a step makes it forget; a pending interrupt keeps that from executing anything.
+            thread.clearing = False
+            thread.mode = Mode.RUN
+            ptrace.interrupt(tid)
+            ptrace.cont(tid)
         else:
             if not thread.trap_adopted:
                 trapmask.adopt(thread)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from branchmon.sources.step.thread import Thread
 
 _TRAP_FLAG = 0x100
+_SI_TKILL = -6
 
 
 def interrupted(stepper: "Stepper", thread: "Thread") -> None:
@@ -48,6 +49,8 @@ def interrupted(stepper: "Stepper", thread: "Thread") -> None:
     thread.rip = regs.rip
     thread.in_call = False
     thread.restarting = regs.orig_rax != MASK64 and regs.rax in calls.RESTARTS
+    if thread.trap_held is not None and not thread.trap_blocked:
+        ptrace.send_signal(thread.pid, thread.tid, signal.SIGTRAP)  # delivered with the siginfo that is held
 
 
 def trapped(stepper: "Stepper", thread: "Thread", was: int) -> None:
@@ -59,6 +62,9 @@ def trapped(stepper: "Stepper", thread: "Thread", was: int) -> None:
     if code == HANDLER_ENTRY:
         entered_handler(stepper, thread)
         return
+    if code == _SI_TKILL and thread.trap_held is not None and not thread.trap_blocked:
+        _deliver_held(stepper, thread)
+        return
     if code == TRAP_BRKPT and thread.restarting:
         calls.stepped_over(stepper, thread, rip)
         thread.rip = rip
@@ -68,13 +74,12 @@ def trapped(stepper: "Stepper", thread: "Thread", was: int) -> None:
             own = thread.own_trap_flag
             source, thread.rip = thread.rip, rip
             retired(stepper, thread, op, source, rip)
-            if own or op.flags & INT1:
+            if own and thread.clearing:
+                thread.trap_held = info
+            elif own or op.flags & INT1:
                 _deliver(stepper, thread, signal.SIGTRAP)
             elif thread.trap_held is not None and not thread.trap_blocked:
-                held, thread.trap_held = thread.trap_held, None
-                stepper.review(thread)
-                ptrace.set_siginfo(thread.tid, held)
-                _deliver(stepper, thread, signal.SIGTRAP)
+                _deliver_held(stepper, thread)
             if op.flags & INT1:
                 ptrace.set_siginfo(thread.tid, info[:8] + struct.pack("i", TRAP_BRKPT) + info[12:])
             return
@@ -117,6 +122,14 @@ def _deliver(stepper: "Stepper", thread: "Thread", number: int) -> None:
         stepper.sink.signalled(thread.task, number)
 
 
+def _deliver_held(stepper: "Stepper", thread: "Thread") -> None:
+    assert thread.trap_held is not None
+    ptrace.set_siginfo(thread.tid, thread.trap_held)
+    thread.trap_held = None
+    stepper.review(thread)
+    _deliver(stepper, thread, signal.SIGTRAP)
+
+
 def entered_handler(stepper: "Stepper", thread: "Thread") -> None:
     """The task stands at the first instruction of a signal handler."""
     regs = ptrace.get_regs(thread.tid, stepper.regs)
@@ -156,6 +169,7 @@ def retired(stepper: "Stepper", thread: "Thread", op: Op, source: int, rip: int)
         thread.space.set_bits(stack + 1, _TRAP_FLAG >> 8, to=False)
     elif flags & (POPF | IRET):
         thread.own_trap_flag = bool(ptrace.peek_user(thread.tid, OFFSET["eflags"]) & _TRAP_FLAG)
+        thread.clearing = not thread.own_trap_flag
         stepper.review(thread)
 
 

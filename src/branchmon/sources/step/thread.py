@@ -46,6 +46,7 @@ class Thread:
     :ivar in_call: between the entry and the exit of a system call.
     :ivar call: that call's number, and its ``arguments``.
     :ivar new_mask: of ``rt_sigprocmask``, the mask it is given.
+    :ivar clearing: the kernel takes a stepped popf's trap flag for the program's: it has to forget.
     :ivar executing: an exec whose ``syscall`` is not retired yet: where it goes on is not known.
     :ivar exiting: it executes nothing more.
     :ivar restarting: the kernel interrupted a system call and restarts it, unless a signal handler runs first.
@@ -60,6 +61,7 @@ class Thread:
         "arguments",
         "between",
         "call",
+        "clearing",
         "executing",
         "exiting",
         "fast",
@@ -111,6 +113,7 @@ class Thread:
         self.call = -1
         self.arguments: tuple[int, ...] = ()
         self.new_mask = 0
+        self.clearing = False
         self.executing = False
         self.exiting = False
         self.restarting = False
