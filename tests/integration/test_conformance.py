@@ -24,6 +24,10 @@ KINDS = {
 }
 
 
+# Millions of instructions, most of them the unwinder's.
+FLAVOURS = pytest.param("flavours.cc", marks=[pytest.mark.soak, pytest.mark.timeout(900)])
+
+
 def counts(instructions: int, *, not_taken: int = 0, **kinds: int) -> list[int]:
     """``Unit.totals`` with mispredictions left out."""
     totals = [0] * TOTALS_SIZE
@@ -167,7 +171,7 @@ def test_a_blocked_and_handled_sigtrap_survives(source, program):
     assert (outcome.status, outcome.stdout, outcome.stderr) == native([path])
 
 
-@pytest.mark.parametrize("name", ["signals.c", "jobcontrol.c", "restart.c", "flavours.cc", "traced.c", "maps.c"])
+@pytest.mark.parametrize("name", ["signals.c", "jobcontrol.c", "restart.c", "traced.c", "maps.c", FLAVOURS])
 def test_the_program_cannot_tell(source, name, program):
     path = program(name, "-static")
     outcome = watched(source, [path])
