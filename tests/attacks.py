@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import rop
-from driving import redirected
-
 from branchmon.driver.pmu import Trip
 from branchmon.driver.syntax import parse_events
 from branchmon.session import Session, SessionOptions
+from driving import redirected
 
 Listener = Callable[[Session, Trip, bool], None]
 

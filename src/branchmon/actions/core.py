@@ -3,6 +3,7 @@
 Source: ``man 5 core``, ``man 5 elf``; ``fs/binfmt_elf.c`` and ``include/linux/elfcore.h`` of Linux for the notes.
 """
 
+import contextlib
 import os
 import signal
 import struct
@@ -66,7 +67,8 @@ def write_core(path: str, task: Task) -> None:
     others = [(other.tid, other.context) for other in context.siblings() if other.context is not None]
     threads = [(task.tid, context), *others]
     mappings = context.mappings()
-    parts = [_Part(mapping, _kept(mapping, context)) for mapping in mappings if mapping.path not in _NEVER]
+    changed = _changed(task.pid)
+    parts = [_Part(mapping, _kept(mapping, context, changed)) for mapping in mappings if mapping.path not in _NEVER]
     notes = b"".join(_notes(task.pid, threads, mappings))
     temporary = f"{path}.partial"
     try:
@@ -85,14 +87,29 @@ def write_core(path: str, task: Task) -> None:
         ) from error
 
 
-def _kept(mapping: Mapping, context: TaskContext) -> int:
+def _kept(mapping: Mapping, context: TaskContext, changed: frozenset[int]) -> int:
     size = mapping.end - mapping.start
     if "r" not in mapping.permissions:
         return 0
     on_disk = mapping.path.startswith("/") and not mapping.path.endswith(" (deleted)")
-    if not on_disk or "w" in mapping.permissions:
+    if not on_disk or "w" in mapping.permissions or mapping.start in changed:
         return size
     return _PAGE if context.read(mapping.start, 4) == b"\x7fELF" else 0
+
+
+def _changed(pid: int) -> frozenset[int]:
+    """Where the mappings start that have pages of their own, maybe read-only by now: relocated data (RELRO)."""
+    found, start = set(), 0
+    for line in _read(f"/proc/{pid}/smaps").splitlines():
+        name, _, rest = line.partition(b":")
+        if name == b"Anonymous":
+            if rest.split()[0] != b"0":
+                found.add(start)
+        elif b"-" in name.split(b" ")[0] and name[:1].isalnum():
+            first = name.partition(b"-")[0]
+            with contextlib.suppress(ValueError):
+                start = int(first, 16)
+    return frozenset(found)
 
 
 def _write(file: BinaryIO, parts: Sequence[_Part], notes: bytes, context: TaskContext) -> None:

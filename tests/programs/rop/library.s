@@ -45,26 +45,32 @@ nothing:
 # Functions whose ends are gadgets.
 restore_di: push rdi
     call nothing
-    pop rdi                     # call-preceded
+    nop                         # from here, a gadget is call-preceded
+    pop rdi                     # from here it is not
     ret
 restore_si: push rsi
     call nothing
+    nop
     pop rsi
     ret
 restore_ax: push rax
     call nothing
+    nop
     pop rax
     ret
 restore_dx: push rdx
     call nothing
+    nop
     pop rdx
     ret
 store:  push rax
     call nothing
+    nop
     mov [rdi], rax
     ret
 enter_kernel: push rcx
     call nothing
+    nop
     syscall
     ret
 restore_bx: pop rbx
@@ -91,12 +97,16 @@ jump_kernel: syscall            # leaves its own return address in rcx
 # Gadgets that end in indirect calls, and one that drops a return address: a return for every call.
 call_di: pop rdi
     call rbx
+    ud2
 call_si: pop rsi
     call rbx
+    ud2
 call_ax: pop rax
     call rbx
+    ud2
 call_kernel: syscall
     call rbx
+    ud2
 drop:   pop rbp
     ret
 
