@@ -1,6 +1,7 @@
 """Runs the toy server under the detector, with and without an attack: did it trip, and before the attack had effect?"""
 
 import os
+import random
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -67,5 +68,6 @@ def run_server(
 
 
 def alignments(count: int) -> list[tuple[bytes, ...]]:
-    """Harmless requests before an attack, so that it meets the window at another place each time."""
-    return [(b"w" * (1 + i % 31), b"Z" * (1 + i // 31)) for i in range(count)]
+    """Harmless requests (the same in every run) before an attack, so that it meets the window at many places."""
+    choice = random.Random(5)
+    return [tuple(b"w" * choice.randint(1, 32) for _ in range(3)) for _ in range(count)]

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     options.add_events(parser)
     options.add_driver(parser)
-    what = "; ".join(f"{name}: {meaning}" for name, meaning in ACTION_NAMES.items())
+    what = "; ".join(f"{name}: {meaning}" for name, meaning in ACTION_NAMES.items()).replace("%", "%%")
     parser.add_argument("--on-trip", action="append", metavar="ACTION[,ACTION…]",
                         help=f"what to do at a trip (default report). {what}")  # fmt: skip
     parser.add_argument("--only-if", action="append", metavar="FACT>=N",
