@@ -115,8 +115,8 @@ class _Reader:
         table = path.split(".")[0].split("[")[0]
         unknown = re.search(r"unknown field `(.*)`", what)
         key = unknown[1] if unknown else path.split(".")[-1].split("[")[0]
-        if key == "...":  # msgspec does not tell which key of a free table
-            key, table = "", "attributes"
+        if path.endswith("[...]") and table == "attributes":
+            key = ""  # msgspec does not tell which key of a free table
         in_watch = table == "watch"
         allowed = (
             f"[watch] takes {', '.join(_keys(WatchProfile))}"
