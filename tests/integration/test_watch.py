@@ -319,6 +319,80 @@ def test_rate_limit_and_max_trips(tmp_path: Path) -> None:
         assert end["status"] == 3
 
 
+FORKS = r"""
+#include <sys/wait.h>
+#include <unistd.h>
+static void f(void) {}
+int main(void) {
+    for (int i = 0; i < 3; i++)
+        if (!fork()) {
+            for (int j = 0; j < 40; j++) f();
+            _exit(0);
+        }
+    while (wait(0) > 0) {}
+    return 0;
+}
+"""
+
+
+def test_workers_are_watched_by_a_profile(tmp_path: Path) -> None:
+    program = build(tmp_path, FORKS)
+    out = tmp_path / "records"
+    # 9 returns near each other happen in the workers' loops.
+    (tmp_path / "p.toml").write_text(
+        'events = ["intel_bm/rets,threshold=9/"]\n[attributes]\nwindow_size = 140\n[watch]\nonly-if = ["returns>=9"]\n'
+    )
+    command = [*COMMAND, "--profile", str(tmp_path / "p.toml"), "--json", "-o", str(out), "--", program]
+    done = subprocess.run(command, capture_output=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    told = records(out)
+    assert told[0]["attributes"]["window_size"] == 140
+    in_loops = [t for t in told if t["type"] == "trip" and t["instruction"].get("symbol") == "f"]
+    assert len({trip["pid"] for trip in in_loops}) == 3
+
+
+WAITS = r"""
+#include <unistd.h>
+static void f(void) {}
+int main(void) {
+    char c;
+    while (read(0, &c, 1) == 1) {
+        for (int j = 0; j < 40; j++) f();
+        write(1, &c, 1);
+    }
+    return 5;
+}
+"""
+
+
+def test_hangup_reads_the_profile_again(tmp_path: Path) -> None:
+    program = build(tmp_path, WAITS)
+    profile, out = tmp_path / "p.toml", tmp_path / "records"
+    profile.write_text('events = ["intel_bm/rets,threshold=127/"]\n')
+    command = [*COMMAND, "--profile", str(profile), "--json", "-o", str(out), "--", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+
+        def round_trip() -> None:
+            os.write(process.stdin.fileno(), b"x")
+            assert process.stdout.read(1) == b"x"
+
+        round_trip()
+        for text, told in (
+            ('events = ["intel_bm/rets,threshold=200/"]', b"line 1"),
+            ('events = ["intel_bm/rets,threshold=20/"]', b"profile reloaded"),
+        ):
+            profile.write_text(f"{text}\n")
+            process.send_signal(signal.SIGHUP)
+            assert told in process.stderr.readline()
+        round_trip()
+        process.stdin.close()
+        assert process.wait() == 5
+    told = records(out)
+    assert any(trip["counters"][0]["threshold"] == 20 for trip in told if trip["type"] == "trip")
+    assert not any(trip["counters"][0]["threshold"] == 127 for trip in told if trip["type"] == "trip")
+
+
 # ---- outlets --------------------------------------------------------------------------------------------------------
 
 
