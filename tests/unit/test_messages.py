@@ -17,11 +17,9 @@ def slugs_in_code():
     for path in SOURCE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "slug":
-                found |= {
-                    (leaf.value, path.name)
-                    for leaf in ast.walk(node.value)
-                    if isinstance(leaf, ast.Constant) and isinstance(leaf.value, str)
-                }
+                choices = [node.value.body, node.value.orelse] if isinstance(node.value, ast.IfExp) else [node.value]
+                words = [leaf.value for leaf in choices if isinstance(leaf, ast.Constant)]
+                found |= {(word, path.name) for word in words}
     return found
 
 
