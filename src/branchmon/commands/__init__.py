@@ -60,6 +60,10 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``branchmon`` with these arguments (default: the process's own) and return its exit code."""
+    if argv is None:
+        from branchmon.sources import guard
+
+        guard.allowed = True
     try:
         try:
             code = dispatch(sys.argv[1:] if argv is None else argv)

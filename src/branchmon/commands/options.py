@@ -1,13 +1,14 @@
 """Options that several commands share, each in one place: what to count, how, and on whom."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from branchmon.driver.syntax import EventRequest, parse_events
-from branchmon.errors import UnsupportedError, UsageError
+from branchmon.errors import BranchmonError, UnsupportedError, UsageError
 from branchmon.session import Session, SessionOptions
 
 if TYPE_CHECKING:
@@ -170,7 +171,20 @@ def targets(arguments: argparse.Namespace) -> Targets:
         )
     if not program and not pids and not tids:
         raise UsageError("nothing to monitor", slug="no-target", remedy="name a program after --, or -p PID, or -t TID")
+    _guard(arguments)
     return Targets(program, pids, tids)
+
+
+def _guard(arguments: argparse.Namespace) -> None:
+    """A single-stepped program is to outlive us: work in a child, and watch it."""
+    from branchmon.sources import guard
+
+    if guard.allowed and not arguments.kill_on_exit:
+        from branchmon.sources.choose import choose
+
+        with contextlib.suppress(BranchmonError):  # the session refuses it in its own words
+            if choose(arguments.source).source.capabilities().name == "step":
+                guard.stand()
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, str]:
