@@ -1,85 +1,108 @@
-"""Real programs under ``branchmon stat``: the same bytes on stdout and stderr, the same exit status as without it."""
+"""Real programs under the sources: byte-identical output, the same exit status. A quick part in CI, all as soak."""
 
+import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-TEXT = "".join(f"line {n} of {n * 7919 % 101}\n" for n in range(40))
+from driving import ENVIRONMENT, SOURCES, fixed_addresses, native, watched
 
-# Name, arguments, input. QUICK ones retire about 100,000 instructions (start-up of a dynamic program), so that single
-# steps take seconds; the others up to a hundred million.
+TEXT = b"".join(b"%d line of text, %s\n" % (i * 7919 % 100, b"xy"[i % 2 : i % 2 + 1] * (i % 9)) for i in range(60))
+HELLO = '#include <stdio.h>\nint main(void) { puts("hello"); return 3; }\n'
+
 QUICK = [
-    ("false", [], ""),
-    ("cat", [], TEXT),
+    (["true"], b""),
+    (["echo", "hello", "world"], b""),
+    (["sh", "-c", "echo out; echo err >&2; exit 3"], b""),
 ]
-SLOW = [
-    ("true", [], ""),
-    ("echo", ["a", "b"], ""),
-    ("expr", ["6", "*", "7"], ""),
-    ("ls", ["-l", "/usr"], ""),
-    ("ls", ["/nonexistent"], ""),
-    ("sort", ["-k4n"], TEXT),
-    ("wc", [], TEXT),
-    ("head", ["-n", "3"], TEXT),
-    ("tail", ["-n", "3"], TEXT),
-    ("cut", ["-d", " ", "-f", "2"], TEXT),
-    ("tr", ["a-z", "A-Z"], TEXT),
-    ("uniq", ["-c"], TEXT),
-    ("md5sum", [], TEXT),
-    ("sha256sum", [], TEXT),
-    ("base64", [], TEXT),
-    ("seq", ["1", "50"], ""),
-    ("factor", ["720720", "1000003"], ""),
-    ("basename", ["/a/b/c"], ""),
-    ("dirname", ["/a/b/c"], ""),
-    ("stat", ["-c", "%s %n", "/etc/passwd"], ""),
-    ("find", ["/usr/share/doc/tar"], ""),
-    ("sed", ["-n", "s/line/LINE/p"], TEXT),
-    ("awk", ["{ s += $2 } END { print s }"], TEXT),
-    ("grep", ["-c", "of 1"], TEXT),
-    ("grep", ["no such text"], TEXT),
-    ("gzip", ["-nc"], TEXT),
-    ("bzip2", ["-c"], TEXT),
-    ("xz", ["-c"], TEXT),
-    ("tar", ["-cf", "-", "--mtime=@0", "-C", "/etc", "passwd"], ""),
-    ("diff", ["/etc/passwd", "/etc/group"], ""),
-    ("sh", ["-c", "for i in 1 2 3; do echo $i; done | sort -r; exit 3"], ""),
-    ("bash", ["-c", "kill -TERM $$"], ""),
-    ("perl", ["-e", "print join(',', map { $_ * $_ } 1 .. 20), qq(\\n)"], ""),
-    ("python3", ["-I", "-S", "-c", "print(sum(i * i for i in range(100)))"], ""),
-    ("git", ["--version"], ""),
-    ("sqlite3", [":memory:", "create table t(a); insert into t values (1), (2); select sum(a) from t;"], ""),
-    ("bc", [], "2^64\n"),
-    ("file", ["/etc/passwd"], ""),
-    ("openssl", ["dgst", "-sha1"], TEXT),
-    ("gcc", ["-x", "c", "-S", "-o", "-", "-"], "int main(void) { return 42; }\n"),
+ALL = [
+    (["false"], b""),
+    (["cat"], TEXT),
+    (["sort"], TEXT),
+    (["uniq", "-c"], TEXT),
+    (["wc"], TEXT),
+    (["cut", "-c3-8"], TEXT),
+    (["tr", "a-z", "A-Z"], TEXT),
+    (["head", "-n3"], TEXT),
+    (["tac"], TEXT),
+    (["md5sum"], TEXT),
+    (["sha256sum"], TEXT),
+    (["base64"], TEXT),
+    (["grep", "-n", "text, x*$"], TEXT),
+    (["grep", "nothing-like-it"], TEXT),
+    (["sed", "s/line/LINE/;5q"], TEXT),
+    (["awk", "{ sum += $1 } END { print sum }"], TEXT),
+    (["gzip", "-nc"], TEXT),
+    (["bzip2", "-c"], TEXT),
+    (["xz", "-c"], TEXT),
+    (["ls", "-l", "/usr"], b""),
+    (["ls", "/no/such/directory"], b""),
+    (["find", "/usr/share/perl5", "-maxdepth", "1"], b""),
+    (["tar", "-cf", "-", "--mtime=@0", "-C", "/etc", "hostname"], b""),
+    (["date", "-u", "-d", "@0"], b""),
+    (["expr", "6", "*", "7"], b""),
+    (["env"], b""),
+    (["bash", "-c", "for i in 1 2 3; do echo $i | cat; done; kill -9 $$"], b""),
+    (["perl", "-e", "print join(',', sort { $b <=> $a } 1..20), qq(\\n); exit 4"], b""),
+    ([sys.executable, "-I", "-S", "-c", "print(sum(i * i for i in range(100)))"], b""),
+    (["git", "--version"], b""),
+    (["sqlite3", ":memory:", "select 1 + 1;"], b""),
+    (["diff", "/etc/passwd", "/etc/group"], b""),
+    (["timeout", "0.05", "sleep", "20"], b""),
 ]
 
 
-def run(command, text):
-    done = subprocess.run(command, input=text.encode(), capture_output=True)
-    return done.returncode, done.stdout, done.stderr
+def name(case: tuple[list[str], bytes]) -> str:
+    return Path(case[0][0]).name
 
 
-def same_as_bare(name, arguments, text, tmp_path, *options):
-    program = shutil.which(name)
-    if program is None:
-        pytest.skip(f"{name} is not installed")
-    code, out, err = run([program, *arguments], text)
-    report = tmp_path / "report"
-    stat = [sys.executable, "-m", "branchmon", "stat", "-o", str(report), *options, "--", program, *arguments]
-    assert run(stat, text) == (code if code >= 0 else 128 - code, out, err)
-    assert "intel_bm/rets/" in report.read_text()
+CASES = [pytest.param(*case, id=name(case)) for case in QUICK] + [
+    pytest.param(*case, id=name(case), marks=[pytest.mark.soak, pytest.mark.timeout(900)]) for case in ALL
+]
 
 
-@pytest.mark.parametrize(("name", "arguments", "text"), QUICK, ids=[name for name, *_ in QUICK])
-def test_quick_programs_one_step_at_a_time(name, arguments, text, tmp_path):
-    same_as_bare(name, arguments, text, tmp_path, "--source", "step")
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("argv", "stdin"), CASES)
+def test_output_and_status_are_the_same(source, argv, stdin):
+    if shutil.which(argv[0]) is None:
+        pytest.skip(f"{argv[0]} is not installed")
+    outcome = watched(source, argv, stdin=stdin)
+    assert (outcome.status, outcome.stdout, outcome.stderr) == native(argv, stdin=stdin)
+    assert outcome.instructions > 1000
+    assert not outcome.warnings
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("name", "arguments", "text"), [*QUICK, *SLOW], ids=[name for name, *_ in [*QUICK, *SLOW]])
-def test_programs(name, arguments, text, tmp_path):
-    same_as_bare(name, arguments, text, tmp_path)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_compiler_with_its_children(source, tmp_path):
+    (tmp_path / "hello.c").write_text(HELLO)
+    made = []
+    for how in ("native", "watched"):
+        argv = ["gcc", "-c", str(tmp_path / "hello.c"), "-o", str(tmp_path / "hello.o")]
+        status = native(argv)[0] if how == "native" else watched(source, argv).status
+        assert status == 0
+        made.append((tmp_path / "hello.o").read_bytes())
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_two_runs_count_the_same(source):
+    with fixed_addresses():
+        first, second = (watched(source, ["true"]).totals for _ in range(2))
+    assert first == second
+
+
+def test_the_command_line_is_no_different(tmp_path):
+    """The whole command: output files, the exit status that the shell sees, a signal as 128 + n."""
+    for script, code in (("echo out; echo err >&2; exit 3", 3), ("kill -TERM $$", 128 + 15)):
+        report = tmp_path / "report"
+        argv = [sys.executable, "-m", "branchmon", "stat", "-e", "rets", "-o", str(report), "--", "sh", "-c", script]
+        done = subprocess.run(argv, capture_output=True, env={**os.environ, **ENVIRONMENT}, timeout=120, check=False)
+        expected = subprocess.run(["sh", "-c", script], capture_output=True, timeout=10, check=False)
+        assert (done.stdout, done.stderr) == (expected.stdout, expected.stderr)
+        assert done.returncode == code
+        assert "rets" in report.read_text()
