@@ -106,6 +106,8 @@ class Stepper:
                             source, thread.rip = thread.rip, rip
                             thread.mode = _STOPPED
                             self.ledger.branch(thread, op, source, rip)
+                            if thread.pid in self.released:
+                                continue  # its trip's listener asked for it: not one instruction more
                         else:
                             thread.gap += 1
                             thread.rip = rip
@@ -175,7 +177,7 @@ class Stepper:
     # ---- resuming --------------------------------------------------------------------------------------------------
 
     def _resume_if_stopped(self, thread: Thread | None) -> None:
-        if thread is not None and thread.mode == _STOPPED:
+        if thread is not None and thread.mode == _STOPPED and thread.pid not in self.released:
             try:
                 self.resume(thread)
             except Vanished:
