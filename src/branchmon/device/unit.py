@@ -1,6 +1,7 @@
 """One branch monitoring unit: its registers as software sees them, fed with retired instructions."""
 
 from collections.abc import Callable, MutableSequence
+from copy import copy
 
 from branchmon.device import counters as c
 from branchmon.device.counters import COUNTERS, advance, new_state, retire
@@ -124,9 +125,8 @@ class Unit:
 
     @property
     def monitoring(self) -> bool:
-        """EnMonitoring, and a counter enabled: retiring instructions have an effect."""
-        s = self.state
-        return s[c.MONITORING] != 0 and any(s[base + c.ENABLED] for base in COUNTERS)
+        """EnMonitoring: retiring instructions have an effect."""
+        return self.state[c.MONITORING] != 0
 
     @property
     def predicting(self) -> bool:
@@ -164,6 +164,7 @@ class Unit:
         if gap:
             self.retire_plain(gap)
         if not self.monitoring:
+            self._blind = True
             return
         totals = self.totals
         totals[INSTRUCTIONS] += 1
@@ -200,7 +201,7 @@ class Unit:
 
     def inherit(self, parent: "Unit") -> None:
         """A new task starts with its maker's predictor; counts and last branches are its own."""
-        self.predictor = list(parent.predictor)
+        self.predictor = copy(parent.predictor)
         self._blind = parent._blind
 
     def trip(self) -> None:

@@ -12,6 +12,7 @@ from branchmon.errors import PerfError
 
 UINT_MAX = (1 << 32) - 1
 _ULLONG_MAX = (1 << 64) - 1
+_ULLONG_OCTAL_DIGITS = 22
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def kstrtouint(text: str) -> int:
     allowed = string.hexdigits if base == 16 else string.digits[:base]
     while digits < len(text) and text[digits] in allowed:
         digits += 1
-    value = int(text[:digits], base) if digits else 0
+    # The kernel notices an overflow of 64 bits while it reads, before what follows; int() has a limit of its own.
+    significant = text[:digits].lstrip("0")
+    value = int(significant or "0", base) if len(significant) <= _ULLONG_OCTAL_DIGITS else _ULLONG_MAX + 1
     if value > _ULLONG_MAX:
         raise PerfError(errno.ERANGE, "number above 4294967295", slug="attribute-range")
     rest = text[digits:]

@@ -24,7 +24,8 @@ PACKED_FIELDS: dict[str, Field] = {
     "cnt_and_mode": Field(58, 1),
 }
 _PACKED_EVENT = Field(1, 7)
-_PACKED_IGNORED = 1 | 1 << 32 | 1 << 33
+_PACKED_ON = 1 << 32 | 1 << 33
+_PACKED_IGNORED = 1 | _PACKED_ON
 
 TERM_FIELDS: dict[str, Field] = {
     "threshold": Field(0, 7),
@@ -118,11 +119,12 @@ def event_config(config: int, config1: int, attributes: Mapping[str, int]) -> Ev
 
 
 def packed_config(settings: EventConfig) -> int:
-    """`settings` in the packed layout of ``attr.config``, as the authors' library makes it.
+    """`settings` in the packed layout of ``attr.config``.
 
-    ``rets`` with every other field 0 cannot be told from a plain event number: then the value is 0.
+    EnMonitoring and EnExcept are set, though the driver ignores them: so the value is above :data:`EVENT_MASK` and
+    never read as a plain event number.
     """
-    value = _PACKED_EVENT.put(settings.event)
+    value = _PACKED_EVENT.put(settings.event) | _PACKED_ON
     for name, field in PACKED_FIELDS.items():
         value |= field.put(getattr(settings, name))
     return value

@@ -101,7 +101,7 @@ class PerfEvent:
         self._ended_trips = 0
         self._ended_ns = 0
         self._enabled_ns = 0
-        self._since: int | None = None if attr.disabled else task.clock()
+        self._since: int | None = None
 
     # ---- state -----------------------------------------------------------------------------------------------------
 
@@ -121,12 +121,16 @@ class PerfEvent:
         """PERF_EVENT_IOC_DISABLE, likewise."""
         for event in self._reach(group):
             if event.state >= State.INACTIVE:
+                event.keep_time()
                 event.pmu.unschedule(event)
                 event.state = State.OFF
-                event.pmu.reschedule(event.task)
+                event.pmu.reschedule(event.task, changed=True)
 
     def reset(self, *, group: bool = False) -> None:
-        """PERF_EVENT_IOC_RESET: the number of trips becomes 0; times and the running window stay."""
+        """PERF_EVENT_IOC_RESET: the number of trips becomes 0; times and the running window stay.
+
+        The kernel keeps what ended children had counted; here that becomes 0, too, as perf_event_open(2) says.
+        """
         for event in self._reach(group):
             event.trips = 0
             event._ended_trips = 0
@@ -169,6 +173,15 @@ class PerfEvent:
         """The highest count a window of this event reached, in any task, trips included."""
         return max([self.pmu.highest(self), *(self.pmu.highest(child) for child in self.children)])
 
+    def stand_alone(self) -> None:
+        """Leave the group; a leader's siblings become leaders of their own (``perf_group_detach`` of the kernel)."""
+        for sibling in self.siblings:
+            sibling.leader = sibling
+        self.siblings.clear()
+        if self.leader is not self and self in self.leader.siblings:
+            self.leader.siblings.remove(self)
+        self.leader = self
+
     def keep_time(self) -> None:
         """Bring the enabled time up to date; call before and after the event's state changes."""
         now = self.task.clock() if self.enabled or self._since is not None else 0
@@ -203,13 +216,17 @@ class PerfEvent:
     # ---- end -------------------------------------------------------------------------------------------------------
 
     def task_exited(self) -> None:
-        """The task ended: an inherited copy gives its counts to its parent, an original is now in state EXIT."""
+        """The task ended, or executed a program that the event does not follow (remove_on_exec).
+
+        An inherited copy gives its counts to its parent and is gone; an original is in state EXIT and can be read.
+        """
         self.keep_time()
         self.pmu.unschedule(self)
         self.state = State.EXIT
         self._since = None
         if self.parent is not None:
             self.parent._absorb(self)
+            self.pmu.forget(self)
         if self.hung_up or (self.parent is not None and self.parent.hung_up):
             self.wake(readable=False)
 

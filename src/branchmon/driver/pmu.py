@@ -17,6 +17,7 @@ from branchmon.device.registers import (
     MSR_BR_DETECT_COUNTER_CONFIG_1,
     MSR_BR_DETECT_CTRL,
     MSR_BR_DETECT_STATUS,
+    CounterConfig,
     Status,
 )
 from branchmon.device.unit import Unit
@@ -99,8 +100,8 @@ class Pmu:
         :param task: the task to watch; None where the call names none.
         :param privileged: the caller has CAP_SYS_ADMIN (or CAP_PERFMON); matters in strict mode.
         :param paranoid: ``/proc/sys/kernel/perf_event_paranoid``; matters in strict mode.
-        :raises PerfError: in SPEC's order: EACCES, ENOENT, EINVAL (no task, or a CPU), EOPNOTSUPP (sampling), EINVAL
-            (config; a group over two tasks), EBUSY.
+        :raises PerfError: in this order: EACCES, ENOENT, EINVAL (no task, or a CPU), ESRCH (it has ended), EOPNOTSUPP
+            (sampling), EINVAL (config), EBUSY, EINVAL (the group, which the kernel looks at last).
         """
         if self.strict and paranoid > 0 and not privileged:
             raise PerfError(errno.EACCES, "perf_event_paranoid is above 0", slug="paranoid")
@@ -112,73 +113,68 @@ class Pmu:
                 "the unit is saved and restored with a task: name one, and no CPU",
                 slug="no-task",
             )
+        if task.ended:
+            raise PerfError(errno.ESRCH, f"task {task.tid} has ended", slug="no-such-task")
         if attr.sampling:
             raise PerfError(errno.EOPNOTSUPP, "the unit counts trips, it does not sample", slug="sampling")
         config = event_config(attr.config, attr.config1, self.attributes)
         if self.strict and config.threshold < 2:
             raise PerfError(errno.EINVAL, "a threshold below 2 is #GP in strict mode", slug="strict-threshold")
-        if leader is not None and (leader.leader is not leader or leader.task is not task or leader.closed):
-            raise PerfError(errno.EINVAL, "a group has one leader and one task", slug="bad-group")
         slot = task.free_slot()
         if slot is None:
             raise PerfError(errno.EBUSY, f"both counters of task {task.tid} are taken", slug="counters-taken")
+        if leader is not None:
+            _check_group(leader, attr, task)
         self._last_id += 1
         event = PerfEvent(self, attr, config, task, slot, self._last_id)
         if leader is not None:
             event.leader = leader
             leader.siblings.append(event)
-        self._install(event)
+        task.slots[slot] = event
+        self.reschedule(task)
         return event
 
     def close(self, event: PerfEvent) -> None:
         """The event's last descriptor was closed: free its counter, and those of its inherited copies."""
         if event.closed:
             return
-        for child in list(event.children):
-            self._remove(child)
+        for removed in (*event.children, event):
+            removed.keep_time()
+            self.unschedule(removed)
+            self.forget(removed)
+            self.reschedule(removed.task, changed=True)
         event.children.clear()
-        self._remove(event)
-        for sibling in event.siblings:  # the kernel makes them leaders of their own
-            sibling.leader = sibling
-            self.reschedule(sibling.task)
-        event.siblings.clear()
-        if event.leader is not event and event in event.leader.siblings:
-            event.leader.siblings.remove(event)
 
-    def inherit(self, event: PerfEvent, child: "Task") -> PerfEvent | None:
-        """The copy of `event` in a task that its task made; None if it is not inherited, or was closed."""
-        slot = child.free_slot()
-        if slot is None:
-            return None
-        copy = PerfEvent(self, event.attr, event.config, child, slot, event.id)
-        copy.state = State.INACTIVE if event.state >= State.INACTIVE else State.OFF
-        copy.on_exec = event.on_exec
-        copy.parent = event.parent or event
-        copy.parent.children.append(copy)
-        return copy
-
-    def install(self, event: PerfEvent) -> None:
-        """Give the event its counter and schedule it, if it is enabled and its task is scheduled in."""
-        self._install(event)
-
-    def _install(self, event: PerfEvent) -> None:
-        event.task.slots[event.slot] = event
-        event.keep_time()
-        self.reschedule(event.task)
-
-    def _remove(self, event: PerfEvent) -> None:
-        event.keep_time()
-        self.unschedule(event)
+    def forget(self, event: PerfEvent) -> None:
+        """Free the counter of an event that is not scheduled in, and take it out of its group."""
+        event.stand_alone()
         event.closed = True
         if event.task.slots[event.slot] is event:
             event.task.slots[event.slot] = None
-        event.task.changed()
+
+    def inherit(self, event: PerfEvent, child: "Task") -> PerfEvent | None:
+        """The copy of `event` in a task that its task made, in the same counter; None if that is taken.
+
+        As ``inherit_event`` of the kernel: on or off as `event` is now; waiting for an exec as the original is.
+        """
+        if child.slots[event.slot] is not None:
+            return None
+        origin = event.parent or event
+        copy = PerfEvent(self, event.attr, event.config, child, event.slot, event.id)
+        copy.state = State.INACTIVE if event.state >= State.INACTIVE else State.OFF
+        copy.on_exec = origin.on_exec
+        copy.parent = origin
+        origin.children.append(copy)
+        child.slots[event.slot] = copy
+        return copy
 
     # ---- schedule in and out ---------------------------------------------------------------------------------------
 
-    def reschedule(self, task: "Task") -> None:
-        """Schedule in what is enabled and not yet in, out what no longer is; tell the source if anything changed."""
-        changed = False
+    def reschedule(self, task: "Task", *, changed: bool = False) -> None:
+        """Schedule in what is enabled and not yet in, out what no longer is; tell the source if anything changed.
+
+        :param changed: something has already changed.
+        """
         for event in task.events():
             event.keep_time()
             if event.enabled and task.scheduled_in:
@@ -189,10 +185,14 @@ class Pmu:
                 self.unschedule(event)
                 changed = True
         if changed:
+            self._control(task)
             task.changed()
 
     def unschedule(self, event: PerfEvent) -> None:
-        """Schedule one event out: save its count, and with the task's last event the window."""
+        """Schedule one event out: save its count, and with the task's last event the window.
+
+        The window is the task's: while another event keeps it running, this one's count alone stands still.
+        """
         if event.state != State.ACTIVE:
             return
         task, state = event.task, event.task.unit.state
@@ -200,14 +200,13 @@ class Pmu:
         event.saved_count = state[base + c.COUNT]
         event.highest = max(event.highest, state[base + c.HIGHEST])
         event.state = State.INACTIVE
-        task.unit.wrmsr(CONFIG_MSRS[event.slot], 0)
+        task.unit.wrmsr(CONFIG_MSRS[event.slot], event.config.counter_config & ~CounterConfig.ENABLED.mask)
         status = task.unit.rdmsr(MSR_BR_DETECT_STATUS)
         task.unit.wrmsr(MSR_BR_DETECT_STATUS, status & ~(Status.COUNT[event.slot].mask | Status.HIT[event.slot].mask))
         if not any(other.state == State.ACTIVE for other in task.events()):
             task.saved_window = Status.WINDOW.get(status)
             task.unit.wrmsr(MSR_BR_DETECT_CTRL, 0)
             task.unit.wrmsr(MSR_BR_DETECT_STATUS, 0)
-        task.changed()
 
     def _add(self, event: PerfEvent) -> None:
         task, unit = event.task, event.task.unit
@@ -219,8 +218,14 @@ class Pmu:
         status &= ~Status.COUNT[event.slot].mask
         unit.wrmsr(MSR_BR_DETECT_STATUS, status | Status.COUNT[event.slot].put(event.saved_count))
         unit.state[COUNTERS[event.slot] + c.HIGHEST] = event.highest
-        unit.wrmsr(MSR_BR_DETECT_CTRL, event.config.control)
         event.state = State.ACTIVE
+
+    def _control(self, task: "Task") -> None:
+        """The task's events share CTRL: it is as the newest one that is scheduled in was opened."""
+        active = [event for event in task.events() if event.state == State.ACTIVE]
+        if active:
+            newest = max(active, key=lambda event: event.id)
+            task.unit.wrmsr(MSR_BR_DETECT_CTRL, newest.config.control)
 
     def highest(self, event: PerfEvent) -> int:
         """The highest count of this very event's counter so far, in any window."""
@@ -240,19 +245,33 @@ class Pmu:
             if Status.HIT[i].get(status) and (event := task.slots[i]) is not None and event.state == State.ACTIVE
         )
         self.trips += 1
+        # Made before anybody is woken: whoever is may reprogram the unit.
+        trip = self._trip(task, unit, status, hit) if self.listeners else None
         for event in hit:
             event.tripped()
-        if self.listeners:
-            trip = Trip(
-                self.trips,
-                time.monotonic_ns(),
-                task,
-                unit.ip,
-                status,
-                unit.rdmsr(MSR_BR_DETECT_CTRL),
-                (unit.rdmsr(CONFIG_MSRS[0]), unit.rdmsr(CONFIG_MSRS[1])),
-                hit,
-                unit.lbr.read(),
-            )
+        if trip is not None:
             for listener in list(self.listeners):
                 listener(trip)
+
+    def _trip(self, task: "Task", unit: Unit, status: int, hit: tuple[PerfEvent, ...]) -> Trip:
+        return Trip(
+            number=self.trips,
+            time_ns=time.monotonic_ns(),
+            task=task,
+            ip=unit.ip,
+            status=status,
+            control=unit.rdmsr(MSR_BR_DETECT_CTRL),
+            configs=(unit.rdmsr(CONFIG_MSRS[0]), unit.rdmsr(CONFIG_MSRS[1])),
+            events=hit,
+            lbr=unit.lbr.read(),
+        )
+
+
+def _check_group(leader: PerfEvent, attr: PerfEventAttr, task: "Task") -> None:
+    """What perf's core asks of an event that joins a group."""
+    if leader.closed or leader.leader is not leader or leader.task is not task:
+        raise PerfError(errno.EINVAL, "a group has one leader and one task", slug="bad-group")
+    if leader.attr.inherit != attr.inherit:
+        raise PerfError(errno.EINVAL, "a group is inherited as a whole or not at all", slug="bad-group")
+    if attr.pinned or attr.exclusive:
+        raise PerfError(errno.EINVAL, "only a group's leader can be pinned or exclusive", slug="bad-group")

@@ -40,6 +40,8 @@ class Task:
         self.saved_window = 0
         """The window counter while no event of the task is scheduled in."""
         self.scheduled_in = False
+        self.ended = False
+        """It has exited, or the source let it go: its events keep their counts, none can be opened."""
         self.context: TaskContext | None = None
         """Set by the source: the task's machine state, for trip listeners."""
         self.on_change: Callable[[Task], None] | None = None
@@ -104,7 +106,8 @@ class Task:
         event = self.slots[slot]
         if event is not None:
             event.trips += trips
-            (event.parent or event).readable = True
+            origin = event.parent or event
+            origin.readable = origin.readable or trips > 0
 
     def _interrupted(self, unit: Unit) -> None:
         self.pmu.interrupt(self, unit)
@@ -158,10 +161,8 @@ class Tasks:
             if event.state == State.EXIT:
                 continue
             copy = self.pmu.inherit(event, child)
-            if copy is None:
-                continue
-            copies[event] = copy
-            child.slots[copy.slot] = copy
+            if copy is not None:
+                copies[event] = copy
         for event, copy in copies.items():
             leader = copies.get(event.leader)
             if leader is not None and leader is not copy:
@@ -179,15 +180,15 @@ class Tasks:
             self._by_tid[task.tid] = task
         task.unit.executed()
         for event in list(task.events()):
+            event.executed()
             if event.attr.remove_on_exec:
-                self.pmu.close(event)
-            else:
-                event.executed()
-        self.pmu.reschedule(task)
+                event.task_exited()
+        self.pmu.reschedule(task, changed=True)
 
     def exited(self, task: Task, status: int = 0) -> None:
         """A task ended, or the source let it go: its events get their last counts."""
         task.clock()
+        task.ended = True
         for listener in list(self.on_exit):
             listener(task, status)
         for event in list(task.events()):
