@@ -1,6 +1,7 @@
-"""The unit's functions against a second model written from the specification's prose, and against their compiled selves."""
+"""The unit's functions against a second model written from SPEC's prose, and against their compiled selves."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -264,7 +265,7 @@ def replayed(stream: Stream, replay: Replay, codes: np.ndarray, cuts: list[int])
     rows: list[tuple[int, ...]] = []
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     gaps = np.array(stream.gaps, np.uint32)
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         for row in replay.feed(gaps[start:end], codes[start:end]).tolist():
             assert row[plain.TRIP_INDEX] < len(stream)
             counts = (row[plain.TRIP_COUNT_0] & 255, row[plain.TRIP_COUNT_1] & 255)

@@ -5,8 +5,8 @@ calls the driver's interrupt handler while the task stands at that very instruct
 cannot count exactly it says through :meth:`LiveSource.warn` and its :class:`Capabilities`.
 
 Threads: a live source is driven by one thread, the one that called :meth:`LiveSource.launch`/``attach`` and
-:meth:`LiveSource.run` (ptrace binds a tracee to one thread). Everything that touches tasks, units or the driver runs on it;
-other threads hand over work with :meth:`LiveSource.call`.
+:meth:`LiveSource.run` (ptrace binds a tracee to one thread). Everything that touches tasks, units or the driver runs on
+it; other threads hand over work with :meth:`LiveSource.call`.
 """
 
 from collections.abc import Callable, Sequence

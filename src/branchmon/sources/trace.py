@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from branchmon.traces.reader import Trace
 
 T = TypeVar("T")
-_TURNING_POINTS = frozenset(
-    (RowKind.START, RowKind.EXEC, RowKind.EXIT, RowKind.GAP, RowKind.MAPPINGS, RowKind.NAMES)
-)
+_TURNING_POINTS = frozenset((RowKind.START, RowKind.EXEC, RowKind.EXIT, RowKind.GAP, RowKind.MAPPINGS, RowKind.NAMES))
 """Events that what follows depends on; between the others, threads can be replayed one after the other."""
 
 
