@@ -172,3 +172,26 @@ def test_files_that_are_no_elf_or_gone_are_described_by_their_mapping(tmp_path: 
     symbolizer = Symbolizer(mappings)
     assert symbolizer.describe(0x10010).name == "text+0x3010"
     assert symbolizer.describe(0x20010).name == "gone+0x10"
+
+
+def test_damaged_files_raise_nothing(program: str, tmp_path: Path) -> None:
+    whole = Path(program).read_bytes()
+    mappings = mapped(program)
+    choice = random.Random(3)
+    described = 0
+    for i in range(150):
+        data = bytearray(whole[: choice.randrange(64, len(whole))] if i % 3 == 0 else whole)
+        # Anywhere, and mostly in headers: of the file, the segments, the sections, the sections' tables.
+        for _ in range(choice.randrange(1, 30)):
+            place = choice.choice((range(64), range(64, 900), range(len(data) - 2000, len(data)), range(len(data))))
+            data[choice.choice(place) % len(data)] = choice.randrange(256)
+        path = tmp_path / f"damaged{i}"
+        path.write_bytes(data)
+        symbolizer = Symbolizer([m._replace(path=str(path)) for m in mappings])
+        for mapping in mappings:
+            address = mapping.start + choice.randrange(mapping.end - mapping.start)
+            assert symbolizer.describe(address, lines=True).module == str(path)
+            symbolizer.function(address)
+            symbolizer.build_id(mapping)
+            described += 1
+    assert described >= 600

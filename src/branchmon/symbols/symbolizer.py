@@ -72,16 +72,23 @@ class Symbolizer:
         key = (address, lines)
         place = self._places.get(key)
         if place is None:
-            place = self._places[key] = self._describe(address, lines)
+            try:
+                place = self._describe(address, lines)
+            except Exception:  # a damaged file, or one made to upset its reader: pyelftools raises anything then
+                place = self._by_mapping(address)
+            self._places[key] = place
         return place
 
     def function(self, address: int) -> tuple[int, int] | None:
         """Start and end (in this address space) of the function that covers `address`; None if no symbol does."""
-        found = self._locate(address)
-        if found is None:
+        try:
+            found = self._locate(address)
+            if found is None:
+                return None
+            mapping, elf, own = found
+            function = elf.function(own)
+        except Exception:  # as in describe
             return None
-        mapping, elf, own = found
-        function = elf.function(own)
         if function is None or not function.start <= own < function.end:
             return None
         start = address - own + function.start
@@ -89,27 +96,24 @@ class Symbolizer:
 
     def build_id(self, mapping: Mapping) -> str:
         """The build-id of the file behind `mapping`; empty if there is none."""
-        elf = self._elf(mapping)
-        return elf.build_id if elf is not None else ""
+        try:
+            elf = self._elf(mapping)
+            return elf.build_id if elf is not None else ""
+        except Exception:  # as in describe
+            return ""
 
     # ---- inside ----------------------------------------------------------------------------------------------------
 
     def _describe(self, address: int, lines: bool) -> Place:
-        mapping = self.mapping(address)
-        if mapping is None:
-            return Place(address)
-        module = mapping.path.removesuffix(_DELETED) or ANONYMOUS
         found = self._locate(address)
         if found is None:
-            # A file that cannot be read keeps its offsets, which are as stable as its own addresses.
-            own = address - mapping.start + (mapping.offset if mapping.path.startswith("/") else 0)
-            return Place(address, module, own)
-        _, elf, own = found
+            return self._by_mapping(address)
+        mapping, elf, own = found
         function: Function | None = elf.function(own)
         line = elf.line(own) if lines else None
         return Place(
             address,
-            module,
+            mapping.path,
             own,
             elf.build_id,
             function.name if function else "",
@@ -117,6 +121,15 @@ class Symbolizer:
             function is not None and own < function.end,
             *(line or ("", 0)),
         )
+
+    def _by_mapping(self, address: int) -> Place:
+        """What the mapping alone tells."""
+        mapping = self.mapping(address)
+        if mapping is None:
+            return Place(address)
+        # A file that cannot be read keeps its offsets, which are as stable as its own addresses.
+        own = address - mapping.start + (mapping.offset if mapping.path.startswith("/") else 0)
+        return Place(address, mapping.path.removesuffix(_DELETED) or ANONYMOUS, own)
 
     def _locate(self, address: int) -> tuple[Mapping, ElfFile, int] | None:
         mapping = self.mapping(address)
