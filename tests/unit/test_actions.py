@@ -1,6 +1,7 @@
 """What watch decides by: actions, rates, suppressions, conditions; and writers that hold nobody up."""
 
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -9,11 +10,15 @@ import pytest
 from branchmon.actions import parse_actions
 from branchmon.actions.core import core_path
 from branchmon.actions.outlets import Metrics, Writer
-from branchmon.actions.policy import RateLimit, parse_rate, read_suppressions
+from branchmon.actions.policy import Policy, RateLimit, parse_rate, read_suppressions
+from branchmon.actions.watcher import Outlets, Watcher
 from branchmon.device.lbr import LastBranch
+from branchmon.driver.pmu import Pmu, Trip
+from branchmon.driver.tasks import Task
 from branchmon.errors import OutputError, UsageError
 from branchmon.events import BranchKind
 from branchmon.evidence.code import Code
+from branchmon.evidence.collect import Collector, TripView
 from branchmon.evidence.facts import Facts, parse_condition, short_gadgets, unmatched_returns
 from branchmon.symbols import Symbolizer
 
@@ -199,3 +204,28 @@ def test_metrics_are_replaced_as_a_whole(tmp_path: Path) -> None:
     assert file.stat().st_ino != before
     with pytest.raises(OutputError):
         Metrics(str(tmp_path / "none" / "x.prom"))
+
+
+def test_a_trip_without_evidence_still_kills(tmp_path: Path) -> None:
+    class Broken(Collector):
+        def view(self, trip: Trip) -> TripView:
+            raise ValueError("confused")
+
+    for conditions, killed in (([], True), ([parse_condition("pivot")], False)):
+        with subprocess.Popen(["sleep", "1000"]) as process:
+            task = Task(process.pid, process.pid, Pmu())
+            writer = Writer(str(tmp_path / "out"), lambda n: b"")
+            told: list[str] = []
+            outlets = Outlets(writer)
+            outlets.tell = told.append  # type: ignore[method-assign]
+            watcher = Watcher(
+                Policy(conditions=conditions), parse_actions(["report,kill"]), outlets,
+                release=lambda pid: None, enough=lambda: None, collector=Broken(),
+            )  # fmt: skip
+            watcher.tripped(Trip(1, 0, task, 0, 0, 0, (0, 0), (), ()))
+            writer.close()
+            if not killed:
+                assert process.poll() is None
+                process.terminate()
+            assert process.wait() == (-9 if killed else -15)
+            assert told == ["no evidence of a trip: confused"]

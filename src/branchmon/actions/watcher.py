@@ -1,5 +1,6 @@
 """The trip listener of ``watch``: decides by the policy, collects the evidence, reports, acts."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -102,8 +103,9 @@ class Watcher:
             self._decide(trip)
         except ProcessLookupError:
             self._tell_once(f"process {trip.task.pid} was killed while its trip was looked at")
-        except (BranchmonError, OSError) as error:
-            self._tell_once(str(error))
+        except Exception as error:  # whatever the program did to its memory or files, it does not end the watch
+            self._tell_once(f"no evidence of a trip: {error or type(error).__name__}")
+            self._act_blindly(trip)
 
     def ended(self, status: int | None) -> Ended:
         """The last record."""
@@ -171,6 +173,15 @@ class Watcher:
         elif action.name == "kill":
             self._ending.add(task.pid)
             os.kill(task.pid, signal.SIGKILL)
+
+    def _act_blindly(self, trip: Trip) -> None:
+        """Stop or kill without evidence, unless that was to be the judge: a program must not escape by confusing it."""
+        if self.policy.conditions or trip.task.pid in self._ending:
+            return
+        for action, number in (("stop", signal.SIGSTOP), ("kill", signal.SIGKILL)):
+            if any(wanted.name == action for wanted in self.actions):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(trip.task.pid, number)
 
     def _outcome(self, name: str) -> None:
         setattr(self.outcomes, name, getattr(self.outcomes, name) + 1)
