@@ -85,8 +85,8 @@ class EventFile(Node):
         self._readable = False
         self._hung_up = False
         self._lock = threading.Lock()
-        self.holders: list[Holder] = []
-        """Who asked for SIGIO."""
+        self.holder: Holder | None = None
+        """Who asked for SIGIO (O_ASYNC), and on which of his descriptors."""
 
     # ---- open and close --------------------------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class EventFile(Node):
     def _woken(self, event: PerfEvent) -> None:
         self._notice()
         self.face.session.wake(self)
-        if self.holders:
+        if self.holder is not None:
             self.face.signal(self)
 
     # ---- inside ----------------------------------------------------------------------------------------------------

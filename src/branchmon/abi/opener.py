@@ -225,10 +225,12 @@ class Opener:
         return self._driver_open(wish, task, leader)
 
     def _driver_open(self, wish: _Wish, task: Task | None, leader: PerfEvent | None) -> PerfEvent:
+        attr = wish.attr
         return self.pmu.open(
-            wish.attr,
+            attr,
             task,
-            cpu=wish.cpu,
+            # perf record asks for a task on each CPU: that it samples is then the reason to give.
+            cpu=-1 if attr.sampling and task is not None else wish.cpu,
             leader=leader,
             privileged=wish.caller.privileged(self.outside),
             paranoid=perf_event_paranoid(),

@@ -1,7 +1,7 @@
 """Catching system calls by seccomp user notification: the filter, and the calls taken from its listener.
 
-Caught are ``perf_event_open``; ``fcntl(F_SETFL)`` that sets O_ASYNC and ``ioctl(FIOASYNC)``, which the kernel drops
-silently on a FUSE file; and the two perf ioctls whose argument is no address, which FUSE cannot pass on.
+Caught are ``perf_event_open``; ``fcntl(F_SETFL)`` and ``ioctl(FIOASYNC)``, whose O_ASYNC the kernel drops silently on a
+FUSE file; and the two perf ioctls whose argument is no address, which FUSE cannot pass on.
 
 Source: ``man 2 seccomp_unotify``; ``include/uapi/linux/seccomp.h``.
 """
@@ -30,7 +30,6 @@ _FLAG_NEW_LISTENER = 8
 _FLAG_WAIT_KILLABLE = 32  # Linux 5.19
 
 F_SETFL = 4
-O_ASYNC = 0x2000
 FIOASYNC = 0x5452
 
 _RECEIVE, _SEND, _ID_VALID, _ADDFD = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103
@@ -39,7 +38,7 @@ _ADDFD_SEND = 2
 ERESTARTNOINTR = 513
 """An errno that never reaches the program: the kernel starts the call again, if the task had to stop meanwhile."""
 
-_LOAD, _EQUAL, _ANY_BIT, _RETURN = 0x20, 0x15, 0x45, 0x06
+_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
 _OFFSET_NR, _OFFSET_ARCH, _OFFSET_ARGUMENTS = 0, 4, 16
 
 
@@ -57,9 +56,7 @@ def filter_program() -> bytes:
         *((_EQUAL, command, notify, None) for command in (FIOASYNC, IOC_SET_BPF)),
         (_EQUAL, IOC_PAUSE_OUTPUT, notify, allow),
         (_LOAD, _OFFSET_ARGUMENTS + 8, None, None),
-        (_EQUAL, F_SETFL, None, allow),
-        (_LOAD, _OFFSET_ARGUMENTS + 16, None, None),
-        (_ANY_BIT, O_ASYNC, notify, allow),
+        (_EQUAL, F_SETFL, notify, allow),
         (_RETURN, _RET_ALLOW, None, None),
         (_RETURN, _RET_USER_NOTIF, None, None),
     ]

@@ -20,7 +20,7 @@ from branchmon.abi.fuse import Session
 from branchmon.abi.jobs import Jobs
 from branchmon.abi.opener import Opener
 from branchmon.abi.seccomp import FIOASYNC, Caught, Listener
-from branchmon.abi.sigio import Holder, Signaller, set_async
+from branchmon.abi.sigio import Holder, Signaller
 from branchmon.abi.syscalls import NR_FCNTL, NR_IOCTL, NR_PERF_EVENT_OPEN, read_memory
 from branchmon.abi.sysfs import pmu_tree
 from branchmon.driver.pmu import Pmu
@@ -148,16 +148,19 @@ class Server:
             return None
 
     def _set_flags(self, caught: Caught) -> None:
-        """``fcntl(F_SETFL)`` with O_ASYNC: the kernel keeps the flag, we have to know of it."""
+        """``fcntl(F_SETFL)``: the kernel does it, but forgets O_ASYNC."""
         assert self._listener is not None
         file = self._find(caught)
         if file is not None:
-            self._make_asynchronous(file, caught)
+            self._set_async(file, caught, bool(caught.arguments[2] & os.O_ASYNC))
         self._listener.pass_on(caught)
 
-    def _make_asynchronous(self, file: EventFile, caught: Caught) -> None:
+    def _set_async(self, file: EventFile, caught: Caught, on: bool) -> None:
+        if not on:
+            file.holder = None
+            return
         self._signaller.start()
-        file.holders.append(Holder(credentials(caught.tid), caught.signed(0)))
+        file.holder = Holder(credentials(caught.tid), caught.signed(0))
         file.watch()
 
     def _ioctl(self, caught: Caught) -> None:
@@ -172,9 +175,7 @@ class Server:
         elif command == FIOASYNC:
             try:
                 on = struct.unpack("<i", read_memory(caught.tid, caught.arguments[2], 4))[0] != 0
-                if on:
-                    self._make_asynchronous(file, caught)
-                set_async(credentials(caught.tid), caught.signed(0), on)
+                self._set_async(file, caught, on)
                 self._listener.answer(caught)
             except (OSError, struct.error) as error:
                 self._listener.refuse(caught, getattr(error, "errno", None) or errno.EFAULT)
@@ -201,9 +202,9 @@ class Server:
         return self.files.is_event(tid, descriptor)
 
     def signal(self, file: EventFile) -> None:
-        """Tell those who asked for SIGIO: one signal, whoever of them still has the file."""
-        if file.holders:
-            self._signaller.signal(file.holders[-1])
+        """Send SIGIO to whom the file's owner named."""
+        if file.holder is not None:
+            self._signaller.signal(file.holder)
 
     def _let_go(self) -> None:
         """Detach from processes that have no event any more. Under the jobs' turn."""

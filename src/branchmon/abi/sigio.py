@@ -1,7 +1,7 @@
 """SIGIO for event descriptors: O_ASYNC, which a FUSE file accepts and forgets.
 
-The flag, the owner and the signal (F_SETFL, F_SETOWN, F_SETSIG) are kept by the kernel with the open file; only that
-somebody set O_ASYNC is caught. To signal, a pipe takes the file's place: it gets the same owner and signal, and the
+Owner and signal (F_SETOWN, F_SETSIG) are kept by the kernel with the open file; that somebody sets or clears O_ASYNC is
+caught. To signal, a pipe takes the file's place: it gets the same owner and signal, and the
 same number in a descriptor table of our own, so that the kernel sends the very signal, ``si_fd`` and ``si_band``
 included, that it would send for a perf event.
 
@@ -44,7 +44,7 @@ class Signaller:
             self._thread.start()
 
     def signal(self, holder: Holder) -> None:
-        """Signal for the file that `holder`'s descriptor is of, if O_ASYNC is still set. Never blocks."""
+        """Signal for the file that `holder`'s descriptor is of. Never blocks."""
         self._queue.put(holder)
 
     def close(self) -> None:
@@ -61,16 +61,6 @@ class Signaller:
                 _signal(holder)
 
 
-def set_async(caller: Credentials, descriptor: int, on: bool) -> None:
-    """Set or clear O_ASYNC on a descriptor of the caller's, as his ``ioctl(FIOASYNC)`` would."""
-    copy = _copy(caller.pid, descriptor)
-    try:
-        flags = fcntl.fcntl(copy, fcntl.F_GETFL)
-        fcntl.fcntl(copy, fcntl.F_SETFL, flags | os.O_ASYNC if on else flags & ~os.O_ASYNC)
-    finally:
-        os.close(copy)
-
-
 def _copy(pid: int, descriptor: int) -> int:
     pidfd = os.pidfd_open(pid)
     try:
@@ -82,8 +72,6 @@ def _copy(pid: int, descriptor: int) -> int:
 def _signal(holder: Holder) -> None:
     copy = _copy(holder.caller.pid, holder.descriptor)
     try:
-        if not fcntl.fcntl(copy, fcntl.F_GETFL) & os.O_ASYNC:
-            return
         owner = fcntl.fcntl(copy, _F_GETOWN_EX, bytes(8))
         signal_number = fcntl.fcntl(copy, _F_GETSIG)
     finally:
