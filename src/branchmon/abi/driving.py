@@ -55,6 +55,11 @@ class Driving:
             self._source = self._make_source()
         return self._source
 
+    @property
+    def warnings(self) -> list[str]:
+        """What the source could not count exactly; read when it has been closed."""
+        return list(self._source.warnings) if self._source is not None else []
+
     def prepare(self) -> None:
         """Make the source soon, so that the first event need not wait for it. Returns at once."""
         if self._source is None:

@@ -53,6 +53,8 @@ class Shell:
             self._inside.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+        for warning in self._server.driving.warnings:
+            self._tell(warning)
         if self._status is None:
             raise BranchmonError("the process that waited for the command was killed", slug="shell-lost")
         code = os.waitstatus_to_exitcode(self._status)
