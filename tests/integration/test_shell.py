@@ -157,3 +157,39 @@ def _holdings(pid: int) -> tuple[int, int, int]:
         last, same = now, same + 1 if now == last else 0
         time.sleep(0.02)
     return last
+
+
+def test_leftovers_are_waited_for_and_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    script = f"(read x < {tmp_path}/go; cat {PMU}/num_counters > {tmp_path}/said) & echo $!; exit 4"
+    with subprocess.Popen(
+        [*SHELL, "--", "sh", "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as shell:
+        assert shell.stdout is not None and shell.stderr is not None
+        left = shell.stdout.readline().strip()
+        assert f"({left})" in shell.stderr.readline()
+        (tmp_path / "go").write_text("go\n")
+        assert shell.wait(60) == 4
+    assert (tmp_path / "said").read_text() == "2\n"
+
+
+def test_sigterm_goes_to_the_command() -> None:
+    script = "trap 'exit 9' TERM; echo; while :; do read x; done"
+    with subprocess.Popen([*SHELL, "--", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shell:
+        assert shell.stdout is not None
+        shell.stdout.readline()
+        shell.send_signal(signal.SIGTERM)
+        assert shell.wait(60) == 9
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_calls_are_answered_with_documented_errnos(seed: int) -> None:
+    result = inside("python3", PROGRAMS / "open_fuzz.py", str(seed))
+    words = result.stdout.split()
+    assert words[:1] == ["seen"] and int(words[1]) >= 5 and words[2] == "True", result.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(100, 140))
+def test_many_random_calls(seed: int) -> None:
+    assert inside("python3", PROGRAMS / "open_fuzz.py", str(seed)).stdout.startswith("seen")
