@@ -15,7 +15,7 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGHUP)
 
 
 class _LeaveNow(Exception):
-    """A signal came while only leftovers were waited for."""
+    """A signal came while only leftovers were waited for, or our guard was killed."""
 
 
 class Shell:
@@ -24,14 +24,18 @@ class Shell:
     :param server: serves it.
     :param command: program and arguments.
     :param tell: shows a line to the user.
+    :param guarded: our parent only guards us (:mod:`branchmon.sources.guard`): when it is gone, we let everything go.
     """
 
-    def __init__(self, server: Server, command: Sequence[str], tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, server: Server, command: Sequence[str], tell: Callable[[str], None], *, guarded: bool = False
+    ) -> None:
         self._server = server
         self._command = command
         self._tell = tell
         self._inside: Inside | None = None
         self._status: int | None = None
+        self._guard = os.getppid() if guarded else None
 
     def run(self) -> int:
         """Start the command, serve it and everything that it starts until all have ended.
@@ -80,6 +84,9 @@ class Shell:
             self._status = report.values["status"]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._guard is not None and os.getppid() != self._guard:
+            self._status = int(signal.SIGTERM)  # nobody will see it
+            raise _LeaveNow
         if self._status is not None:
             raise _LeaveNow
         if self._inside is not None and number in _PASSED_ON:

@@ -40,15 +40,19 @@ def run_inside(arguments: argparse.Namespace, command: list[str]) -> int:
     from branchmon.abi.sysfs import free_type, used_types
     from branchmon.driver.pmu import Pmu
     from branchmon.driver.refusals import store_attributes
+    from branchmon.sources import guard
     from branchmon.sources.choose import choose
 
     pmu = Pmu(free_type(used_types()), strict=arguments.strict)
     store_attributes(pmu.attributes, options.settings(arguments))
     source = choose(arguments.source)
+    guarded = guard.allowed and source.source.capabilities().name == "step"
+    if guarded:
+        guard.stand()  # from here on in a child, which lets programs go properly when its parent is killed
 
     def refused(tid: int, why: str) -> None:
         if arguments.verbose:
             options.tell(f"perf_event_open of task {tid} refused: {why}")
 
     server = Server(pmu, lambda tasks: source(tasks, None), refused)
-    return Shell(server, command, options.tell).run()
+    return Shell(server, command, options.tell, guarded=guarded).run()
