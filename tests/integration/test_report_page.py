@@ -2,6 +2,7 @@
 
 import re
 import zlib
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,17 @@ def point(chromium: Browser, chart: int, x: str, y: str) -> tuple[int, int]:
     return round(box[0]), round(box[1])
 
 
+def hover(chromium: Browser, x: float, y: float, expected: str) -> str:
+    """Move the mouse about a point until the tooltip there says what is expected; what it says at last."""
+    deadline = time.monotonic() + 30
+    text = ""
+    while expected not in text and time.monotonic() < deadline:
+        chromium.move(x + 1, y)
+        chromium.move(x, y)
+        text = tooltip(chromium)
+    return text
+
+
 @needs_browser
 def test_hovering_shows_values(chromium: Browser, page: Path, analysis: Analysis) -> None:
     show(chromium, page, 1280, dark=False)
@@ -139,19 +151,11 @@ def test_hovering_shows_values(chromium: Browser, page: Path, analysis: Analysis
     x, y = point(chromium, 2, "'1023'", "'2'")
     chromium.move(x, y)
     chromium.wait("true")
-    deadline = 50
-    while f"{heat.trips[0][-1]:,}" not in tooltip(chromium) and deadline:
-        chromium.move(x, y)
-        deadline -= 1
-    text = tooltip(chromium)
+    text = hover(chromium, x, y, f"{heat.trips[0][-1]:,}")
     assert "window" in text and "1023" in text and f"{heat.trips[0][-1]:,}" in text
     mark = analysis.curves[0].marks[0]
     x, y = point(chromium, 0, str(mark.at), str(mark.count))
-    deadline = 50
-    while "trip" not in tooltip(chromium) and deadline:
-        chromium.move(x, y)
-        deadline -= 1
-    text = tooltip(chromium)
+    text = hover(chromium, x, y, "trip")
     assert "trip" in text and str(mark.count) in text
 
 

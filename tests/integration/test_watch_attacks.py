@@ -177,8 +177,8 @@ static void *wait_for_ever(void *p) { (void)p; for (;;) pause(); }
 int main(void) {
     pthread_t t;
     pthread_create(&t, 0, wait_for_ever, 0);
-    volatile int r = down(40);
-    return r == 40 ? 7 : 1;
+    volatile int r = down(400);
+    return r == 400 ? 7 : 1;
 }
 """
 
@@ -186,7 +186,7 @@ int main(void) {
 def test_core_has_every_thread_and_the_program_goes_on(tmp_path: Path) -> None:
     program = build(tmp_path, THREADS)
     core = tmp_path / "core"
-    command = [*COMMAND, "-e", "intel_bm/rets,threshold=30,window_size=400/", "--max-trips", "1",
+    command = [*COMMAND, "-e", "intel_bm/rets,threshold=100,window_size=400/", "--max-trips", "1",
                "--on-trip", f"core={core}", "--", program]  # fmt: skip
     done = subprocess.run(command, capture_output=True, timeout=200, check=False)
     assert done.returncode == 7, done.stderr

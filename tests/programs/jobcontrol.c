@@ -17,10 +17,18 @@ int main(int argc, char **argv)
         return 9;
     }
     setvbuf(stdout, NULL, _IONBF, 0);
+    int seen[2]; // the parent has seen the child go on: a new stop would make the kernel forget that it did
+    char byte = 0;
+    if (pipe(seen))
+        return 1;
     pid_t child = fork();
     if (!child) {
         raise(SIGSTOP);
+        if (read(seen[0], &byte, 1) != 1)
+            _exit(6);
         raise(SIGTSTP);
+        if (read(seen[0], &byte, 1) != 1)
+            _exit(6);
         _exit(5);
     }
     for (int round = 0; round < 2; round++) {
@@ -30,6 +38,8 @@ int main(int argc, char **argv)
         kill(child, SIGCONT);
         found = waitpid(child, &status, WCONTINUED);
         printf("%d continued %d\n", found == child, WIFCONTINUED(status));
+        if (write(seen[1], &byte, 1) != 1)
+            return 1;
     }
     int status;
     waitpid(child, &status, 0);

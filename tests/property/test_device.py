@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from branchmon.device import compiled, counters, predictor
@@ -326,6 +326,7 @@ def test_replay_is_the_driver_and_the_unit_trip_for_trip(
     st.tuples(counter_configs(), counter_configs()),
     st.lists(st.tuples(st.integers(0, 100), writes), max_size=4),
 )
+@example(3, 2, 257, (32772, 257), [(0, (849, 4294967296))])  # a count written to a counter that is off
 @settings(max_examples=200, deadline=None)
 def test_replay_carries_on_from_any_register_write(
     seed: int, length: int, control: int, configs: tuple[int, int], rewrites: list[tuple[int, tuple[int, int]]]

@@ -275,7 +275,10 @@ def replay(gaps: Column, codes: Column, s: MutableSequence[int], progress: Mutab
             count1 &= stay1
     s[WINDOW], s[WINDOWS] = window, windows
     s[COUNTER_0 + COUNT], s[COUNTER_1 + COUNT] = count0, count1
-    s[COUNTER_0 + HIGHEST], s[COUNTER_1 + HIGHEST] = highest0, highest1
+    if limit0 != never:  # a disabled counter's count is whatever software wrote
+        s[COUNTER_0 + HIGHEST] = highest0
+    if limit1 != never:
+        s[COUNTER_1 + HIGHEST] = highest1
     progress[ROW], progress[RETIRED] = stop, retired
     return written
 
