@@ -1,8 +1,8 @@
 """The report's page in a real headless browser: draws, answers the mouse, asks nobody, fits, light and dark."""
 
 import re
-import zlib
 import time
+import zlib
 from pathlib import Path
 
 import pytest
