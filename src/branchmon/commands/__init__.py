@@ -39,9 +39,6 @@ COMMANDS: dict[str, str] = {
     "report": "a trace's summary, and a page for the browser",
     "import": "make a trace of what perf script prints of Intel PT or LBR",
     "export": "a trace for Perfetto, speedscope, CSV or Parquet",
-    "sweep": "many detector settings over many traces",
-    "tune": "settings that separate normal runs from attacks",
-    "cache": "the translations kept on disk",
     "help": "explain a message by the word in its brackets",
 }
 """Names and one-line summaries, in the order of the help."""

@@ -85,6 +85,6 @@ def _load(name: str) -> tuple[type[LiveSource] | None, Capabilities]:
         source: type[LiveSource] = getattr(importlib.import_module(module_name), class_name)
         return source, source.capabilities()
     except (ImportError, AttributeError) as error:
-        missing = isinstance(error, ImportError) and error.name
+        missing = isinstance(error, ImportError) and error.name and not error.name.startswith("branchmon.")
         why = f"it needs the module {error.name}" if missing else "it is not part of this installation"
         return None, Capabilities(name, False, why)

@@ -208,11 +208,10 @@ class Launched:
     usage: tuple[float, float]
 
 
-def launch(options: LaunchOptions, trace_options: int, affinity: set[int] | None = None) -> Launched:
+def launch(options: LaunchOptions, trace_options: int) -> Launched:
     """Fork, trace the child by the calling thread, and execute the program in it.
 
     :param trace_options: PTRACE_O_ bits for it; TRACEEXEC is added, and EXITKILL where `options` asks for it.
-    :param affinity: the processors that the program may use, if not those of the calling thread.
     :raises TargetError: as :func:`find_program`, and for what execve and chdir refuse.
     """
     if not options.argv:
@@ -222,7 +221,7 @@ def launch(options: LaunchOptions, trace_options: int, affinity: set[int] | None
     trace_options |= ptrace.O_TRACEEXEC | (ptrace.O_EXITKILL if options.kill_on_exit else 0)
     usage = children_usage()
     child = _Child(program.path, [os.fsencode(argument) for argument in options.argv], environment, options.cwd)
-    pid = child.fork(affinity)
+    pid = child.fork()
     try:
         _trace(pid, trace_options)
         child.go()
@@ -270,14 +269,14 @@ class _Child:
         self._start = os.pipe2(os.O_CLOEXEC)
         self._error = os.pipe2(os.O_CLOEXEC)
 
-    def fork(self, affinity: set[int] | None) -> int:
+    def fork(self) -> int:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # the child only sets itself up and executes
                 self.pid = os.fork()
             if self.pid == 0:
-                self._execute(affinity)
+                self._execute()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.close(self._start[0])
@@ -307,12 +306,10 @@ class _Child:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
 
-    def _execute(self, affinity: set[int] | None) -> None:
+    def _execute(self) -> None:
         what = "start"
         try:
             os.close(self._start[1])
-            if affinity is not None:
-                os.sched_setaffinity(0, affinity)
             for number in signal.valid_signals():
                 if callable(signal.getsignal(number)):
                     signal.signal(number, signal.SIG_DFL)

@@ -96,16 +96,6 @@ def program_path(pid: int) -> str:
         return ""
 
 
-def running_cpu(pid: int, tid: int) -> int | None:
-    """The processor a thread ran on last; None if it is gone. Source: field 39 of ``man 5 proc_pid_stat``."""
-    try:
-        with open(f"/proc/{pid}/task/{tid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:
-        return None
-    return int(text[text.rindex(b")") + 2 :].split()[36])
-
-
 def elf_class(path: str) -> int | None:
     """1 for a 32-bit ELF file, 2 for a 64-bit one, None for anything else, or what cannot be read."""
     try:

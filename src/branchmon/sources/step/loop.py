@@ -14,7 +14,6 @@ from branchmon.sources.base import BranchSink
 from branchmon.sources.decode import INT80, SYSCALL, Op
 from branchmon.sources.doorbell import Inbox
 from branchmon.sources.maps import VSYSCALL, caught_signals
-from branchmon.sources.processor import Follower
 from branchmon.sources.ptrace import GETSIGINFO, MASK64, PEEKUSER, RIP_OFFSET, SINGLESTEP, TRAP_TRACE, Vanished
 from branchmon.sources.step import calls, family, stops, trapmask
 from branchmon.sources.step.ledger import Ledger
@@ -22,8 +21,8 @@ from branchmon.sources.step.thread import Mode, Thread
 
 TRAP_STOP = signal.SIGTRAP << 8 | 0x7F
 SYSCALL_STOP = TRAP_STOP | 0x8000
-FOLLOW_EVERY = 512
-"""Stops between two looks at which processor the program is on."""
+SPINS = 100
+"""How often to ask for a stop before sleeping until there is one: a step ends sooner than a sleeper wakes up."""
 
 _STEP, _STOPPED = int(Mode.STEP), int(Mode.STOPPED)
 _STOP_SIGNALS = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
@@ -48,7 +47,6 @@ class Stepper:
         self.ended: Callable[[Thread, int], None] = lambda thread, status: None
         self.driving = False
         self.regs = ptrace.UserRegs()
-        self.follower = Follower()
         self._siginfo = ctypes.create_string_buffer(128)
         self._siginfo_ints = memoryview(self._siginfo).cast("B").cast("i")
 
@@ -65,13 +63,14 @@ class Stepper:
             return self._loop(deadline)
         finally:
             self.driving = False
-            self.follower.restore()
 
     def _loop(self, deadline: float | None) -> bool:
         threads, pending, inbox, wait = self.threads, self.pending, self.inbox, os.waitpid
         request, flags = ptrace.request, ptrace.WAIT
         codes, siginfo = self._siginfo_ints, ctypes.addressof(self._siginfo)
-        countdown = 1
+        watch = flags | os.WNOHANG
+        spins = SPINS if len(os.sched_getaffinity(0)) > 1 else 0
+        vain = doze = 0  # spins in vain in a row; waits that sleep at once
         while True:
             if self.released:
                 family.release_all(self)
@@ -82,18 +81,25 @@ class Stepper:
                 return False
             if pending:
                 tid, status = pending.popleft()
-            else:
+            elif doze:
+                doze -= 1
                 tid, status = wait(-1, flags)
+            else:
+                for _ in range(spins):
+                    tid, status = wait(-1, watch)
+                    if tid:
+                        vain = 0
+                        break
+                else:
+                    vain = min(vain + 1, 6)
+                    doze = 1 << vain if spins else 0
+                    tid, status = wait(-1, flags)
             thread = threads.get(tid)
             if thread is None:
                 self._stranger(tid, status)
                 if tid == inbox.pid and deadline is not None and time.monotonic() >= deadline:
                     return False
                 continue
-            countdown -= 1
-            if not countdown:
-                countdown = FOLLOW_EVERY
-                self.follower.follow(thread.pid, tid)
             # A plain step of a task with nothing unusual about it, without a call more than it takes.
             if status == TRAP_STOP and thread.fast and thread.mode == _STEP:
                 op = thread.op

@@ -65,7 +65,7 @@ class StepSource:
 
     def launch(self, options: LaunchOptions) -> Task:
         """Start a program, stopped before its first instruction after exec."""
-        launched = launch.launch(options, OPTIONS, self._stepper.follower.original)
+        launched = launch.launch(options, OPTIONS)
         pid = launched.pid
         self._launched[pid] = launched
         if options.kill_on_exit:
@@ -185,7 +185,6 @@ class StepSource:
         deadline = time.monotonic() + family.PATIENCE
         while stepper.threads and time.monotonic() < deadline:
             self._let_go_of_stragglers()
-        stepper.follower.restore()
         stepper.inbox.close()
 
     def _let_go_of_stragglers(self) -> None:
