@@ -117,6 +117,7 @@ def watched(
     for name, value in (attributes or {}).items():
         pmu.attributes.store(name, str(value))
     tasks = Tasks(pmu)
+    tasks.all_totals = True
     source = choose(source_name)(tasks, sink)
     records: list[Trip] = []
     if listen:

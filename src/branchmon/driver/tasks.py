@@ -128,6 +128,8 @@ class Tasks:
         self.always_predict = False
         """Given to every new unit: see :class:`~branchmon.device.unit.Unit`."""
         self.always_lbr = False
+        self.all_totals = False
+        """Keep every one of ``Unit.totals``, in sources that spare themselves those that nobody asked for, too."""
         self.on_exit: list[Callable[[Task, int], None]] = []
         """Called with each task that ended and its wait status, before its events see it."""
 

@@ -8,8 +8,8 @@ from branchmon.errors import UnsupportedError, UsageError
 from branchmon.sources.base import BranchSink, Capabilities, LiveSource
 
 _SOURCES = {
-    "translate": ("branchmon.sources.translate.source", "TranslateSource"),
     "step": ("branchmon.sources.step.source", "StepSource"),
+    "translate": ("branchmon.sources.translate.source", "TranslateSource"),
 }
 """By name, in the order of preference."""
 

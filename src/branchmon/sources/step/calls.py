@@ -42,9 +42,11 @@ def entered(stepper: "Stepper", thread: "Thread") -> None:
     """The task stands at the entry of a call: retire its instruction, unless the kernel restarts the call."""
     regs = ptrace.get_regs(thread.tid, stepper.regs)
     thread.in_call = True
+    thread.fork_version = thread.space.code.version if thread.space.code is not None else -1
     if thread.restarting:
         thread.restarting = False
         return
+    counted = thread.retired_at and thread.retired_at == thread.rip
     thread.arguments = (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9)
     thread.call = call = regs.orig_rax if thread.op is None or not thread.op.flags & INT80 else CALL_32_BIT
     target = regs.rip
@@ -62,6 +64,9 @@ def entered(stepper: "Stepper", thread: "Thread") -> None:
             stepper.warn("a program started a task with CLONE_UNTRACED: it cannot be followed")
     elif call == PTRACE:
         stepper.warn("a program used ptrace itself: it finds that it, or what it traces, is traced already")
+    if counted:
+        thread.retired_at = 0
+        return
     stepper.ledger.far(thread, thread.rip, regs.rip - thread.rip, target)
 
 
@@ -83,6 +88,9 @@ def left(stepper: "Stepper", thread: "Thread") -> None:
         trapmask.changed_mask(thread, result)
         stepper.review(thread)
     elif call in _CHANGES and result <= MASK64 - 4095 and _CHANGES[call](thread, result):
+        if stepper.engine is not None:
+            start, length = (result, thread.arguments[1]) if call == MMAP else thread.arguments[:2]
+            stepper.engine.invalidate(thread, start, start + length if call in (MMAP, *_RANGES) else MASK64)
         stepper.tell_mappings(thread)
     thread.rip = regs.rip
 
@@ -151,6 +159,9 @@ _CHANGES = {
     PROCESS_VM_WRITEV: _anything,
     CALL_32_BIT: _anything,
 }
+
+
+_RANGES = (MPROTECT, PKEY_MPROTECT, MUNMAP)
 
 
 def stepped_over(stepper: "Stepper", thread: "Thread", target: int) -> None:

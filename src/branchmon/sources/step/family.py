@@ -57,6 +57,9 @@ def _adopt(stepper: "Stepper", tid: int, parent: Thread, flags: int) -> None:
     child = add(stepper, tid, pid, space, parent)
     child.foreign = parent.foreign
     trapmask.inherit(child, parent)
+    child.step_only = parent.step_only
+    if stepper.engine is not None:
+        stepper.engine.made(parent, child)
     stepper.review(child)
     for status in stepper.unborn.pop(tid, ()):
         stepper.pending.append((tid, status))
@@ -79,7 +82,7 @@ def executed(stepper: "Stepper", pid: int) -> None:
     if thread.executing:
         calls.retire_exec(stepper, thread, regs.rip)
     stepper.ledger.finish(thread)
-    thread.space.left()
+    stepper.leave_space(thread)
     thread.space = AddressSpace(pid)
     thread.space.users = 1
     thread.mode = Mode.STOPPED
@@ -114,7 +117,7 @@ def ended(stepper: "Stepper", thread: Thread, status: int) -> None:
     stepper.tasks.exited(thread.task, status)
     if stepper.sink is not None:
         stepper.sink.exited(thread.task, status)
-    thread.space.left()
+    stepper.leave_space(thread)
     thread.task.context = None
     stepper.ended(thread, status)
     for tid in list(stepper.unborn):
@@ -142,15 +145,18 @@ def stopped_siblings(stepper: "Stepper", thread: Thread) -> list["Task"]:
         if other.mode == Mode.STOPPED or other.tid in standing:
             found.append(other.task)
             continue
-        status = _stop(other)
+        status = stop(other)
         if status is not None:
             stepper.pending.append((other.tid, status))
             if os.WIFSTOPPED(status):
+                if other.inside and stepper.engine is not None:
+                    with contextlib.suppress(Vanished):
+                        stepper.engine.surface(other, status)
                 found.append(other.task)
     return found
 
 
-def _stop(thread: Thread) -> int | None:
+def stop(thread: Thread) -> int | None:
     """Make a task stop: its next wait status; None if it does not stop in time."""
     with contextlib.suppress(Vanished):
         ptrace.interrupt(thread.tid)
@@ -198,7 +204,7 @@ def _stand_still(stepper: "Stepper", pid: int) -> list[Thread]:
         for thread in moving:
             status = _take_pending(stepper, thread.tid)
             if status is None:
-                status = _stop(thread)
+                status = stop(thread)
             if status is None:
                 thread.leaving = True  # when it stops at last
                 stepper.review(thread)
@@ -222,6 +228,8 @@ def let_go(stepper: "Stepper", thread: Thread) -> None:
 
     :raises Vanished: it was killed.
     """
+    if stepper.engine is not None:
+        stepper.engine.let_go(thread)
     trapmask.hand_back(thread)
     if thread.trap_held is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -235,7 +243,7 @@ def _forget(stepper: "Stepper", thread: Thread) -> None:
     stepper.threads.pop(thread.tid, None)
     stepper.ledger.finish(thread)
     stepper.tasks.exited(thread.task, 0)
-    thread.space.left()
+    stepper.leave_space(thread)
     thread.task.context = None
 
 

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from branchmon.driver.tasks import Task, Tasks
 from branchmon.sources import ptrace
@@ -19,12 +20,17 @@ from branchmon.sources.step import calls, family, stops, trapmask
 from branchmon.sources.step.ledger import Ledger
 from branchmon.sources.step.thread import Mode, Thread
 
+if TYPE_CHECKING:
+    from branchmon.sources.translate.engine import Engine
+
 TRAP_STOP = signal.SIGTRAP << 8 | 0x7F
 SYSCALL_STOP = TRAP_STOP | 0x8000
 SPINS = 100
 """How often to ask for a stop before sleeping until there is one: a step ends sooner than a sleeper wakes up."""
 
-_STEP, _STOPPED = int(Mode.STEP), int(Mode.STOPPED)
+OWN_STOP = signal.SIGSTOP << 8 | 0x7F
+"""How a thread in translated code leaves it."""
+_STEP, _STOPPED, _INSIDE = int(Mode.STEP), int(Mode.STOPPED), int(Mode.INSIDE)
 _STOP_SIGNALS = frozenset((signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU))
 
 
@@ -46,6 +52,8 @@ class Stepper:
         """Processes to be let go; whether stopped."""
         self.ended: Callable[[Thread, int], None] = lambda thread, status: None
         self.driving = False
+        self.engine: Engine | None = None
+        """Executes what it can as translated code."""
         self.regs = ptrace.UserRegs()
         self._siginfo = ctypes.create_string_buffer(128)
         self._siginfo_ints = memoryview(self._siginfo).cast("B").cast("i")
@@ -100,6 +108,16 @@ class Stepper:
                 if tid == inbox.pid and deadline is not None and time.monotonic() >= deadline:
                     return False
                 continue
+            if thread.mode == _INSIDE and status == OWN_STOP and self.engine is not None:
+                try:
+                    if self.engine.left(thread):
+                        continue
+                    if thread.mode == _STOPPED:
+                        self._resume_if_stopped(thread)
+                        continue
+                except Vanished:
+                    thread.mode = Mode.RUN
+                    continue
             # A plain step of a task with nothing unusual about it, without a call more than it takes.
             if status == TRAP_STOP and thread.fast and thread.mode == _STEP:
                 op = thread.op
@@ -143,17 +161,23 @@ class Stepper:
         if not os.WIFSTOPPED(status):
             family.ended(self, thread, status)
             return
+        if thread.inside and self.engine is not None and not self._stays_inside(status):
+            self.engine.surface(thread, status)
         was = thread.mode
         thread.mode = Mode.STOPPED
         thread.resume_signal = 0
         thread.group_stop = False
         number, event = os.WSTOPSIG(status), status >> 16
+        if thread.swallow and status == OWN_STOP:
+            thread.swallow = False
+            return
         if event == ptrace.EVENT_STOP:
             thread.group_stop = number in _STOP_SIGNALS
             stops.interrupted(self, thread)
         elif event == ptrace.EVENT_EXEC:
             family.executed(self, thread.tid)
         elif event == ptrace.EVENT_EXIT:
+            thread.inside = False
             thread.task.clock()  # its last reading: when the wait tells of the end, /proc has forgotten it
             thread.in_call = thread.restarting = False
             thread.exiting = True
@@ -212,6 +236,9 @@ class Stepper:
             ptrace.interrupt(tid)
             ptrace.cont(tid)
         else:
+            translatable = not (number or thread.in_call or thread.restarting)
+            if self.engine is not None and translatable and self.engine.dive(thread):
+                return
             if not thread.trap_adopted:
                 trapmask.adopt(thread)
             op = None
@@ -285,6 +312,7 @@ class Stepper:
         thread.between = unit.trips_between_branches or (len(self.threads) > 1 and bool(self.tasks.pmu.listeners))
         thread.fast = (
             thread.monitored
+            and (self.engine is None or thread.step_only)
             and not thread.between
             and not thread.own_trap_flag
             and not thread.leaving
@@ -296,6 +324,8 @@ class Stepper:
 
     def settle(self) -> None:
         """Bring all units up to date."""
+        if self.engine is not None:
+            self.engine.halt()
         for thread in list(self.threads.values()):
             self.ledger.settle(thread)
 
@@ -304,6 +334,17 @@ class Stepper:
         self.settle()
         self.inbox.work()
         self.review_all()
+
+    def leave_space(self, thread: Thread) -> None:
+        """A task uses its address space no more."""
+        if self.engine is not None:
+            self.engine.forget(thread)
+        thread.space.left()
+
+    @staticmethod
+    def _stays_inside(status: int) -> bool:
+        """A group-stop: the task is left where it stands, until something ends it."""
+        return status >> 16 == ptrace.EVENT_STOP and os.WSTOPSIG(status) in _STOP_SIGNALS
 
     def tell_mappings(self, thread: Thread) -> None:
         """The executable mappings changed."""

@@ -35,6 +35,9 @@ class StepSource:
     Without an event of its own, a task is followed instruction by instruction only if there is a sink.
     """
 
+    options = OPTIONS
+    """PTRACE_O_ bits for what is followed."""
+
     def __init__(self, tasks: Tasks, sink: BranchSink | None = None) -> None:
         self.tasks = tasks
         self._warnings = Warnings()
@@ -65,7 +68,7 @@ class StepSource:
 
     def launch(self, options: LaunchOptions) -> Task:
         """Start a program, stopped before its first instruction after exec."""
-        launched = launch.launch(options, OPTIONS)
+        launched = launch.launch(options, self.options)
         pid = launched.pid
         self._launched[pid] = launched
         if options.kill_on_exit:
@@ -81,12 +84,12 @@ class StepSource:
     def attach(self, pid: int, *, interrupted: Callable[[], None] | None = None) -> list[Task]:
         """Follow a running process: all threads, and what they start later."""
         access.check_process(pid)
-        return self._attach(pid, access.seize_process(pid, OPTIONS), interrupted)
+        return self._attach(pid, access.seize_process(pid, self.options), interrupted)
 
     def attach_task(self, tid: int, *, interrupted: Callable[[], None] | None = None) -> Task:
         """Follow one thread, and what it starts."""
         pid = access.check_thread(tid)
-        access.seize_thread(tid, OPTIONS)
+        access.seize_thread(tid, self.options)
         return self._attach(pid, [tid], interrupted)[0]
 
     def _attach(self, pid: int, tids: list[int], interrupted: Callable[[], None] | None) -> list[Task]:

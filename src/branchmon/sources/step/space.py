@@ -2,11 +2,15 @@
 
 import os
 import struct
+from typing import TYPE_CHECKING
 
 from branchmon.sources.base import Mapping
 from branchmon.sources.context import open_memory, read_memory, write_memory
 from branchmon.sources.decode import LONGEST, Op, decode
-from branchmon.sources.maps import executable, read_mappings
+from branchmon.sources.maps import VSYSCALL, executable, read_mappings
+
+if TYPE_CHECKING:
+    from branchmon.sources.translate.code import Code
 
 
 class AddressSpace:
@@ -26,6 +30,10 @@ class AddressSpace:
         self._executable: list[Mapping] = []
         self._volatile: list[tuple[int, int]] = []
         self._memory: int | None = None
+        self.code: Code | None = None
+        """Its translated code, if it has any."""
+        self.syscall_at = 0
+        """Address of a ``syscall`` instruction, once somebody has looked for one."""
 
     def forked(self, pid: int) -> "AddressSpace":
         """The copy that a forked process starts with."""
@@ -34,6 +42,7 @@ class AddressSpace:
         copy._stale = self._stale
         copy._executable = self._executable
         copy._volatile = self._volatile
+        copy.syscall_at = self.syscall_at
         return copy
 
     def op(self, address: int) -> Op:
@@ -80,6 +89,35 @@ class AddressSpace:
         ]
         self._stale = False
         return self._executable
+
+    def mapping_at(self, address: int) -> Mapping | None:
+        """The executable mapping that an address is in."""
+        if self._stale:
+            self.refresh()
+        for mapping in self._executable:
+            if mapping.start <= address < mapping.end:
+                return mapping
+        return None
+
+    def lasting(self, address: int) -> bool:
+        """Code that nobody can write stands at an address."""
+        mapping = self.mapping_at(address)
+        return (
+            mapping is not None
+            and "w" not in mapping.permissions
+            and "s" not in mapping.permissions
+            and mapping.start < VSYSCALL
+        )
+
+    def is_code(self, start: int, length: int) -> bool:
+        """A range touches an executable mapping."""
+        if self._stale:
+            self.refresh()
+        return any(mapping.start < start + length and start < mapping.end for mapping in self._executable)
+
+    def write(self, address: int, data: bytes) -> None:
+        """Write memory, read-only pages too."""
+        write_memory(self.memory(), address, data)
 
     # ---- memory ----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,8 @@ class Mode(IntEnum):
     """In a group-stop."""
     NEW = 5
     """Its first stop is still to come."""
+    INSIDE = 6
+    """Executing translated code."""
 
 
 class Thread:
@@ -55,9 +57,20 @@ class Thread:
     :ivar trap_adopted: SIGTRAP is kept out of its mask: see :mod:`branchmon.sources.step.trapmask`.
     :ivar trap_blocked: the program believes SIGTRAP blocked.
     :ivar trap_held: siginfo of a SIGTRAP that waits for the program to unblock it.
+    :ivar inside: it executes translated code, or stands in it: its registers mean nothing to the program.
+    :ivar area: address of its area for translated code; 0 if it has none.
+    :ivar ids: process and thread id as the program knows them.
+    :ivar gs_base: while inside, the program's.
+    :ivar step_next: its next instruction has to be stepped.
+    :ivar step_only: nothing of it can be translated.
+    :ivar retired_at: the ``syscall`` that has retired inside and not executed; 0 if there is none.
+    :ivar swallow: a SIGSTOP of our own is still to come.
+    :ivar fork_version: the version of its translated code when it entered the system call.
+    :ivar lost: a wait status that came out of turn.
     """
 
     __slots__ = (
+        "area",
         "arguments",
         "between",
         "call",
@@ -66,10 +79,15 @@ class Thread:
         "exiting",
         "fast",
         "foreign",
+        "fork_version",
         "gap",
         "group_stop",
+        "gs_base",
+        "ids",
         "in_call",
+        "inside",
         "leaving",
+        "lost",
         "mode",
         "monitored",
         "new_mask",
@@ -78,10 +96,14 @@ class Thread:
         "pid",
         "restarting",
         "resume_signal",
+        "retired_at",
         "rip",
         "rows",
         "sink_gap",
         "space",
+        "step_next",
+        "step_only",
+        "swallow",
         "task",
         "tid",
         "trap_adopted",
@@ -122,3 +144,13 @@ class Thread:
         self.trap_adopted = False
         self.trap_blocked = False
         self.trap_held: bytes | None = None
+        self.inside = False
+        self.area = 0
+        self.ids = (pid, tid)
+        self.gs_base = 0
+        self.step_next = False
+        self.step_only = False
+        self.retired_at = 0
+        self.swallow = False
+        self.lost: int | None = None
+        self.fork_version = -1
