@@ -160,6 +160,9 @@ def native(
     argv: Sequence[str], *, stdin: bytes = b"", env: Mapping[str, str] = ENVIRONMENT
 ) -> tuple[int, bytes, bytes]:
     """The same program by itself: wait status, stdout, stderr."""
-    done = subprocess.run(argv, input=stdin, env=dict(env), capture_output=True, check=False, timeout=30)
+    with tempfile.TemporaryFile() as file:  # as `redirected` gives it
+        file.write(stdin)
+        file.seek(0)
+        done = subprocess.run(argv, stdin=file, env=dict(env), capture_output=True, check=False, timeout=30)
     status = -done.returncode if done.returncode < 0 else done.returncode << 8
     return status & 0xFF7F, done.stdout, done.stderr

@@ -10,6 +10,7 @@ from branchmon.sources.base import BranchSink, Capabilities, LiveSource
 _SOURCES = {
     "step": ("branchmon.sources.step.source", "StepSource"),
     "translate": ("branchmon.sources.translate.source", "TranslateSource"),
+    "translate-memory": ("branchmon.sources.translate.source", "MemoryTranslateSource"),
 }
 """By name, in the order of preference."""
 
