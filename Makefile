@@ -3,13 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv demo test soak lint bench limits changelog clean
+.PHONY: help venv demo test soak lint bench bench-live limits changelog clean
 
 help:
 	@echo 'make demo        set up and run the main job on a real program'
 	@echo 'make test        set up and run the tests (minutes); make soak adds the slow ones (long)'
 	@echo 'make lint        ruff and mypy --strict'
-	@echo 'make bench       speed of the parts, each against a peer'
+	@echo 'make bench       speed of the parts, each against a peer; make bench-live: of whole programs'
 	@echo 'make limits      measure docs/limits.md: which attacks trip which event'
 	@echo 'make clean       remove .venv and everything built'
 
@@ -40,6 +40,9 @@ lint: venv
 bench: venv
 	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/trace_size.py
+
+bench-live: venv
+	$(BIN)/python benchmarks/live.py
 
 limits: venv
 	$(BIN)/python benchmarks/limits.py

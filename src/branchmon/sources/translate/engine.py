@@ -36,6 +36,7 @@ _INTERESTING = frozenset(
 """Calls that the tracer looks at; prctl, arch_prctl and seccomp among them."""
 _PRCTL, _SECCOMP, _PR_SET_SECCOMP, _PR_SET_DISPATCH = 157, 317, 22, 59
 _PROT_EXEC = 4
+_RESUME_FLAG = 1 << 16
 
 
 class Engine:
@@ -276,8 +277,19 @@ class Engine:
             if ip in code.syscalls:
                 thread.retired_at = pc = ip
         self._put(thread, regs, pc, executed, None)
-        if tripped:
+        if tripped and thread.retired_at:
+            self._trip_at_call(thread, regs)
+        elif tripped:
             thread.task.unit.trip()
+
+    def _trip_at_call(self, thread: "Thread", regs: ptrace.UserRegs) -> None:
+        """Show the trip's listeners what a ``syscall`` leaves, and then go back before it: it has not executed."""
+        shown = ptrace.UserRegs.from_buffer_copy(regs)
+        shown.rip = shown.rcx = thread.retired_at + 2
+        shown.r11 = regs.eflags & ~_RESUME_FLAG
+        ptrace.set_regs(thread.tid, shown)
+        thread.task.unit.trip()
+        ptrace.set_regs(thread.tid, regs)
 
     def _watch_call(self, thread: "Thread", regs: ptrace.UserRegs) -> None:
         if regs.rax == _SECCOMP or (regs.rax == _PRCTL and regs.rdi in (_PR_SET_SECCOMP, _PR_SET_DISPATCH)):
