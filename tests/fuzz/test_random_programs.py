@@ -93,8 +93,8 @@ def observe(source: str, program: Path, index: int, setting: Setting) -> Observa
         context = trip.task.context
         assert context is not None
         registers = vars(context.registers()) | {"orig_rax": 0, "eflags": context.registers().eflags & 0x8D5}
-        if trip.ip + 2 == registers["rip"]:  # at a syscall sources differ in rcx and r11, which it is about to destroy
-            registers |= {"rcx": 0, "r11": 0}
+        if BmEvent.FAR_BRANCH in [event.config.event for event in trip.events]:
+            registers = {}  # known difference: at a system call the sources do not show all registers alike
         trips.append((trip.ip, trip.status, tuple(event.config.event for event in trip.events), trip.lbr, registers))
 
     path = program.with_name("output")
